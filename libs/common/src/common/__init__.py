@@ -1,0 +1,1 @@
+"""What two Laneway services or more share: contracts, messaging, storage clients, lifecycle."""

@@ -1,0 +1,1 @@
+"""Takes tasks from the lanes and runs the agent loop."""

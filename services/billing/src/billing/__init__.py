@@ -1,0 +1,1 @@
+"""Prices usage, settles holds and posts the ledger."""

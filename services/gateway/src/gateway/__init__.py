@@ -1,0 +1,1 @@
+"""Authenticates, admits, publishes, streams and reads: the HTTP face of Laneway."""

@@ -1,0 +1,1 @@
+"""Writes the durable record: tasks, messages, events and dead letters."""
