@@ -1,0 +1,46 @@
+# Every target works from a fresh clone: `setup` builds what is missing and is instant when nothing is.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+PY := .venv/bin/python
+LOCAL := $(PY) -m deploy.local
+SOURCES := $(wildcard libs/*/src services/*/src) deploy tests benchmarks
+
+.PHONY: setup demo test up down logs ps topology check bench compose-test help
+
+setup: ## build .venv from the lock (skipped when it is current)
+	@deploy/local/setup.sh
+
+demo: setup ## start the whole stack, run tasks of all three tiers against it, print the table, stop
+	@$(LOCAL) demo
+
+test: setup ## run every test against real RabbitMQ, PostgreSQL and Redis (ARGS="tests/unit -k lanes")
+	@$(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
+
+up: setup ## start the stack in the background and write .laneway/demo.env
+	@$(LOCAL) up
+
+down: setup ## stop the stack
+	@$(LOCAL) down
+
+logs: setup ## show the logs (NAME=gateway for one, ARGS=-f to follow)
+	@$(LOCAL) logs $(NAME) $(ARGS)
+
+ps: setup ## show what runs: name, process, state, uptime, ports, memory
+	@$(LOCAL) ps
+
+topology: setup ## apply the queues, exchanges, policies and users to the running stack
+	@$(LOCAL) topology
+
+check: setup ## lint, formatting and types
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check . || { echo "run: .venv/bin/ruff format ."; exit 1; }
+	@.venv/bin/mypy --no-error-summary $(SOURCES)
+
+bench: setup ## run the benchmarks
+	@$(PY) -m benchmarks
+
+compose-test: setup ## start docker-compose.yml and check it end to end (needs a Docker engine)
+	@$(PY) -m deploy.compose_test
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
