@@ -1,0 +1,111 @@
+"""Tiers, models and agents, as the operator's YAML files declare them; checked whole when they are read.
+
+The gateway reads them to refuse what does not exist, the worker to run it, the topology job to make the lanes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ConfigurationError
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tier(_Entry):
+    """A class of service. Tiers are listed best first; each has a lane of its own."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    weight: int = Field(ge=1, description="share of a worker's guaranteed slots")
+
+
+class Price(_Entry):
+    """Where the price of a model is found in the price bundle."""
+
+    provider: str
+    model: str
+
+
+class Model(_Entry):
+    """A model as a provider serves it."""
+
+    name: str
+    provider: Literal["anthropic", "openai", "scripted"]
+    api: Literal["messages", "chat", "responses", "scripted"]
+    window: int = Field(ge=1, description="tokens of input and output together")
+    max_output: int = Field(ge=1, description="tokens")
+    class_: Literal["simple", "standard", "strong"] = Field(alias="class")
+    price: Price
+
+
+class Agent(_Entry):
+    """A named way to run a task."""
+
+    name: str
+    version: int = Field(ge=1)
+    system: str
+    model: str
+    tools: tuple[str, ...] = ()
+    max_steps: int = Field(default=20, ge=1, le=100)
+    max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    timeout_seconds: float = Field(default=600, gt=0, description="wall clock of a whole run")
+
+
+class Catalogue(_Entry):
+    """Everything that is declared, with every reference resolved."""
+
+    tiers: tuple[Tier, ...] = Field(min_length=1)
+    models: tuple[Model, ...] = Field(min_length=1)
+    agents: tuple[Agent, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_resolve(self) -> Self:
+        for what in (self.tiers, self.models, self.agents):
+            names = [entry.name for entry in what]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{type(what[0]).__name__.lower()} {name!r} is declared twice")
+        for agent in self.agents:
+            if self.model(agent.model) is None:
+                raise ValueError(f"agent {agent.name!r} names the model {agent.model!r}, which is not declared")
+        return self
+
+    def model(self, name: str) -> Model | None:
+        """The model of that name."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def agent(self, name: str) -> Agent | None:
+        """The agent of that name."""
+        return next((agent for agent in self.agents if agent.name == name), None)
+
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """Best first."""
+        return tuple(tier.name for tier in self.tiers)
+
+
+def load_catalogue(directory: Path) -> Catalogue:
+    """Read `tiers.yaml`, `models.yaml` and `agents.yaml`. Raises `ConfigurationError` naming what is wrong."""
+    parts: dict[str, Any] = {}
+    for name in ("tiers", "models", "agents"):
+        path = directory / f"{name}.yaml"
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"The catalogue file {path} cannot be read: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"The catalogue file {path} is not YAML: {error}.") from error
+        parts[name] = document.get(name) if isinstance(document, dict) else None
+    try:
+        return Catalogue.model_validate(parts)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "catalogue"
+        raise ConfigurationError(f"The catalogue in {directory} is not usable: {where}: {first['msg']}.") from error

@@ -1,0 +1,22 @@
+"""Keys that are made before the effect they guard, and are the same each time they are made."""
+
+from __future__ import annotations
+
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import uuid_utils.compat
+
+_TASKS = uuid5(NAMESPACE_URL, "laneway:task")
+_ATTEMPTS = uuid5(NAMESPACE_URL, "laneway:attempt")
+
+
+def task_id(tenant_id: UUID, idempotency_key: str | None) -> UUID:
+    """The same request twice is the same task, even where nothing else remembers it; without a key, a new UUIDv7."""
+    if idempotency_key is None:
+        return uuid_utils.compat.uuid7()
+    return uuid5(_TASKS, f"{tenant_id}:{idempotency_key}")
+
+
+def attempt_id(task: UUID, step: int, call: int) -> UUID:
+    """One model call: one hold, one usage record, one ledger posting. `call` counts the calls within the step."""
+    return uuid5(_ATTEMPTS, f"{task}:{step}:{call}")

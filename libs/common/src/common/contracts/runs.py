@@ -1,0 +1,70 @@
+"""How a run goes: its log at each step boundary, and its one end."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from common.contracts.base import Contract
+from common.contracts.events import StreamEvent
+from common.contracts.usage import Usage
+
+TerminalStatus = Literal["completed", "failed", "cancelled", "expired"]
+Status = Literal["queued", "running", "parked", "completed", "failed", "cancelled", "expired"]
+TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
+
+
+class RunError(BaseModel):
+    """Why a run failed: a stable type for programs, a sentence for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    type: str
+    message: str
+
+
+class RunMessage(BaseModel):
+    """One message of the finished conversation, in blocks as the agent loop keeps them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    step: int
+    role: Literal["user", "assistant", "tool"]
+    content: tuple[dict[str, Any], ...]
+
+
+class RunProgressed(Contract):
+    """The events of a finished step, for the durable log. Confirmed before the step's checkpoint is written."""
+
+    KIND: ClassVar[str] = "run.progressed"
+    kind: Literal["run.progressed"] = "run.progressed"
+    version: Literal[1] = 1
+    task_id: UUID
+    tenant_id: UUID
+    fence: int
+    step: int
+    events: tuple[StreamEvent, ...]
+
+
+class RunFinished(Contract):
+    """The end of a run, decided once in PostgreSQL and stored there as these very bytes until it was published."""
+
+    KIND: ClassVar[str] = "run.finished"
+    kind: Literal["run.finished"] = "run.finished"
+    version: Literal[1] = 1
+    task_id: UUID
+    tenant_id: UUID
+    tier: str
+    fence: int
+    status: TerminalStatus
+    output: str | None = None
+    error: RunError | None = None
+    usage: Usage = Field(default_factory=Usage)
+    provider: str | None = None
+    model: str | None = None
+    steps: int = 0
+    attempts: int = 0
+    messages: tuple[RunMessage, ...] = ()
+    events: tuple[StreamEvent, ...] = Field(default=(), description="the log since the last step boundary, with `done`")
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime

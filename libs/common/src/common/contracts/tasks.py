@@ -1,0 +1,45 @@
+"""A task as the gateway publishes it: everything a worker needs, so that no service is asked for it later."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from common.contracts.base import Contract
+
+
+class InputMessage(BaseModel):
+    """One message of the conversation that the tenant hands in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Literal["user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+class TaskSubmitted(Contract):
+    """Published once to exchange `tasks` with the tier as routing key; the broker's confirm is the commit."""
+
+    KIND: ClassVar[str] = "task.submitted"
+    kind: Literal["task.submitted"] = "task.submitted"
+    version: Literal[1] = 1
+    task_id: UUID
+    tenant_id: UUID
+    user_id: str | None = None
+    tier: str
+    level: int = Field(ge=0, le=31, description="the broker's message priority, set by admission")
+    priority: int = Field(ge=0, le=9, description="the tenant's own order among its tasks")
+    agent: str
+    model: str | None = None
+    input: tuple[InputMessage, ...] = Field(min_length=1)
+    max_cost_usd: Decimal | None = None
+    max_steps: int | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    deadline_at: AwareDatetime | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    idempotency_key: str | None = None
+    request_hash: str = Field(description="SHA-256 of the canonical request: tells a retry from another request")
+    submitted_at: AwareDatetime

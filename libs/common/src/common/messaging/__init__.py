@@ -1,0 +1,1 @@
+"""RabbitMQ as Laneway uses it: one topology, one publisher, one place where deliveries are settled."""

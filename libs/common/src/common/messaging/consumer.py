@@ -1,0 +1,187 @@
+"""Consuming: single deliveries for the lanes, batches for the services that write them to PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+
+from common.contracts import Contract
+from common.errors import BrokerUnavailable, ConfigurationError, DecodeError, Unavailable
+from common.messaging.connection import Broker
+from common.messaging.settlement import Disposition, RabbitDelivery
+from common.messaging.topology import CONTROL, control_queue
+
+_log = structlog.get_logger(__name__)
+_OPEN_SECONDS = 10.0
+_RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class PoisonError(Exception):
+    """A handler's word that this message can never succeed."""
+
+
+@asynccontextmanager
+async def consuming(
+    broker: Broker, queue: str, *, prefetch: int, on_delivery: Callable[[RabbitDelivery], None]
+) -> AsyncIterator[AbstractRobustChannel]:
+    """Consume a queue on a channel of its own while the context lasts; what is held then stays to be settled.
+
+    `on_delivery` must only hand the delivery on: the callback is cancelled with its channel, a run must not be.
+    """
+
+    async def receive(message: AbstractIncomingMessage) -> None:
+        on_delivery(RabbitDelivery(message))
+
+    channel = await broker.channel(prefetch=prefetch)
+    try:
+        async with asyncio.timeout(_OPEN_SECONDS):
+            # Declared passively, not just named: only so does the library bring it back after a reconnect.
+            declared = await channel.declare_queue(queue, passive=True)
+            tag = await declared.consume(receive)
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        await broker.close_channel(channel)
+        raise _no_queue(queue, error) from error
+    try:
+        yield channel
+    finally:
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                await declared.cancel(tag)
+        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            _log.info("consumer.cancel_failed", queue=queue, error=repr(error))
+
+
+@asynccontextmanager
+async def hearing_control(
+    broker: Broker, process: str, on_contract: Callable[[Contract], None]
+) -> AsyncIterator[None]:
+    """Hear `control` in an exclusive queue while the context lasts. What is missed has a durable twin elsewhere."""
+
+    async def receive(message: AbstractIncomingMessage) -> None:
+        try:
+            on_contract(RabbitDelivery(message).decode())
+        except DecodeError as error:
+            _log.warning("control.undecodable", reason=error.reason)
+
+    channel = await broker.channel(prefetch=100)
+    try:
+        async with asyncio.timeout(_OPEN_SECONDS):
+            queue = await channel.declare_queue(control_queue(process), exclusive=True, auto_delete=True)
+            await queue.bind(CONTROL)
+            await queue.consume(receive, no_ack=True)
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        raise _no_queue(CONTROL, error) from error
+    yield
+
+
+def _no_queue(queue: str, error: BaseException) -> Exception:
+    if isinstance(error, TimeoutError):
+        return BrokerUnavailable(f"RabbitMQ did not open a consumer of {queue} in time")
+    return ConfigurationError(f"The queue {queue} cannot be consumed ({error}): run `make topology`.")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How large a batch may grow, and how long the first of it waits for company."""
+
+    size: int = 500
+    linger: float = 0.01
+    prefetch: int = 2000
+
+
+class BatchConsumer:
+    """Feeds a queue to a handler in batches: one commit, then one acknowledgement for all of it.
+
+    A handler that raises `Unavailable` is given the same batch again, later. Any other error is tracked down by
+    halving: the message that causes it alone is rejected, to the dead letters at once for a `PoisonError`, and by
+    way of the delivery limit otherwise.
+    """
+
+    def __init__(
+        self, queue: str, handler: Callable[[Sequence[Contract]], Awaitable[None]], policy: BatchPolicy | None = None
+    ) -> None:
+        self._queue = queue
+        self._handler = handler
+        self._policy = policy or BatchPolicy()
+        # Bounded by the prefetch: the broker sends no more until some are acknowledged.
+        self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
+        self.handled = 0
+
+    async def run(self, broker: Broker) -> None:
+        """Consume until cancelled. A batch that is being handled is finished first where the caller shields it."""
+        async with consuming(
+            broker, self._queue, prefetch=self._policy.prefetch, on_delivery=self._buffer.put_nowait
+        ) as channel:
+            channel.reopen_callbacks.add(self._drop_buffer)
+            while True:
+                await self._handle(await self._collect())
+
+    def _drop_buffer(self, *_: object) -> None:
+        # After a reconnect the broker delivers all of it again: what is buffered can no longer be acknowledged.
+        while not self._buffer.empty():
+            self._buffer.get_nowait()
+
+    async def _collect(self) -> list[RabbitDelivery]:
+        batch = [await self._buffer.get()]
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._policy.linger
+        while len(batch) < self._policy.size:
+            if not self._buffer.empty():
+                batch.append(self._buffer.get_nowait())
+                continue
+            try:
+                async with asyncio.timeout_at(until):
+                    batch.append(await self._buffer.get())
+            except TimeoutError:
+                break
+        return batch
+
+    async def _handle(self, batch: list[RabbitDelivery]) -> None:
+        good: list[tuple[RabbitDelivery, Contract]] = []
+        for delivery in batch:
+            try:
+                good.append((delivery, delivery.decode()))
+            except DecodeError as error:
+                _log.warning("message.undecodable", queue=self._queue, reason=error.reason)
+                await delivery.settle(Disposition.DEAD)
+        if good and await self._succeeds(good):
+            # The channel is ours alone, and what came before is settled: one acknowledgement covers the batch.
+            await good[-1][0].settle(Disposition.DONE, with_all_before=True)
+            self.handled += len(good)
+
+    async def _succeeds(self, batch: list[tuple[RabbitDelivery, Contract]]) -> bool:
+        """Handle the batch, or each half of it; settle what fails alone. True where the caller is to acknowledge."""
+        failure = await self._try([contract for _, contract in batch])
+        if failure is None:
+            return True
+        if len(batch) > 1:
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                if await self._succeeds(half):
+                    for delivery, _ in half:
+                        await delivery.settle(Disposition.DONE)
+                    self.handled += len(half)
+            return False
+        _log.error("message.failed", queue=self._queue, kind=batch[0][1].kind, error=repr(failure))
+        await batch[0][0].settle(Disposition.DEAD if isinstance(failure, PoisonError) else Disposition.RETRY)
+        return False
+
+    async def _try(self, contracts: list[Contract]) -> Exception | None:
+        attempt = 0
+        while True:
+            try:
+                await self._handler(contracts)
+            except Unavailable as error:
+                delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
+                _log.warning("batch.postponed", queue=self._queue, seconds=delay, error=repr(error))
+                attempt += 1
+                await asyncio.sleep(delay)
+            except Exception as error:  # noqa: BLE001 - the boundary that decides what becomes of a failed message
+                return error
+            else:
+                return None

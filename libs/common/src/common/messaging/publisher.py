@@ -1,0 +1,91 @@
+"""Publishing: confirmed or an error, within one deadline, with a bound on what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractExchange, AbstractRobustChannel
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelInvalidStateError, DeliveryError, PublishError
+from pamqp.commands import Basic
+
+from common.contracts import Contract
+from common.errors import BrokerUnavailable, LaneFull, Unroutable
+from common.messaging.connection import Broker
+from common.messaging.envelope import Sender, seal
+from common.settings import Rabbit
+
+_IN_FLIGHT = 1024
+
+
+class Publisher(Protocol):
+    """What a service needs to publish; `messaging.memory` has one without a broker."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a publish has a chance now."""
+
+    async def publish(
+        self, exchange: str, routing_key: str, contract: Contract, *, subject: UUID, stable_id: str, priority: int = 0
+    ) -> None:
+        """Publish and await the confirm.
+
+        Raises `LaneFull` (refused), `Unroutable` (no queue bound) or `BrokerUnavailable` (outcome unknown: publish
+        again with the same `stable_id`).
+        """
+
+
+class RabbitPublisher:
+    """Publishes over one channel, many at a time: pipelining is the throughput."""
+
+    def __init__(self, broker: Broker, channel: AbstractRobustChannel, sender: Sender, timeout: float) -> None:
+        self._broker = broker
+        self._channel = channel
+        self._sender = sender
+        self._timeout = timeout
+        self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a publish has a chance now."""
+        return self._broker.ready
+
+    async def publish(
+        self, exchange: str, routing_key: str, contract: Contract, *, subject: UUID, stable_id: str, priority: int = 0
+    ) -> None:
+        """See `Publisher.publish`."""
+        message = seal(contract, subject=subject, stable_id=stable_id, priority=priority, sender=self._sender)
+        try:
+            # One deadline around all of it: the library's own does not cover waiting for the connection.
+            async with asyncio.timeout(self._timeout), self._in_flight:
+                confirm = await (await self._exchange(exchange)).publish(message, routing_key, mandatory=True)
+        except PublishError as error:
+            raise Unroutable(f"no queue takes {exchange}/{routing_key}: run `make topology`") from error
+        except DeliveryError as error:
+            raise LaneFull(f"{exchange}/{routing_key} is full") from error
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"RabbitMQ did not confirm within {self._timeout} s") from error
+        except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError) as error:
+            raise BrokerUnavailable(f"RabbitMQ is not reachable: {error!r}") from error
+        if not isinstance(confirm, Basic.Ack):
+            raise Unroutable(f"{exchange}/{routing_key} was answered with {type(confirm).__name__}, not a confirm")
+
+    async def _exchange(self, name: str) -> AbstractExchange:
+        known = self._exchanges.get(name)
+        if known is None:
+            known = self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
+        return known
+
+
+@asynccontextmanager
+async def publisher(rabbit: Rabbit, service: str) -> AsyncIterator[RabbitPublisher]:
+    """A publisher with a connection of its own. Raises `BrokerUnavailable` where none can be opened."""
+    user = aio_pika.connection.make_url(rabbit.url.get_secret_value()).user or service
+    async with Broker(rabbit, f"{service}/publish") as broker:
+        channel = await broker.channel()
+        yield RabbitPublisher(broker, channel, Sender(service, user), rabbit.publish_timeout)

@@ -1,0 +1,94 @@
+"""PostgreSQL: a pool with deadlines, and transactions whose passing failures have one name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from common.errors import StoreUnavailable
+from common.settings import Postgres
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
+# What may be different the next time: the server is away, restarting, out of connections, or chose another victim.
+TRANSIENT = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    # Rights and relations that are missing are an operator's to mend; no message is at fault.
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+)
+
+
+@asynccontextmanager
+async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
+    """A pool for one process. It opens lazily: a database that is away makes no process fail to start."""
+    created = asyncpg.create_pool(
+        settings.dsn.get_secret_value(),
+        min_size=0,
+        max_size=settings.pool_size,
+        command_timeout=settings.timeout,
+        timeout=settings.timeout,
+        max_inactive_connection_lifetime=300,
+        server_settings={"application_name": name, "jit": "off"},
+        init=_init,
+    )
+    try:
+        async with asyncio.timeout(10):
+            await created
+    except TRANSIENT as error:
+        raise StoreUnavailable(f"PostgreSQL cannot be reached: {error!r}") from error
+    try:
+        yield created
+    finally:
+        try:
+            async with asyncio.timeout(5):
+                await created.close()
+        except TimeoutError:
+            created.terminate()
+
+
+async def _init(connection: Connection) -> None:
+    for kind in ("json", "jsonb"):
+        await connection.set_type_codec(
+            kind, encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads, schema="pg_catalog"
+        )
+
+
+@asynccontextmanager
+async def acquire(source: Pool, timeout: float) -> AsyncIterator[Connection]:  # noqa: ASYNC109
+    """A connection outside of a transaction, for a single statement. Raises `StoreUnavailable`."""
+    try:
+        async with source.acquire(timeout=timeout) as connection:
+            yield connection
+    except TRANSIENT as error:
+        raise StoreUnavailable(f"PostgreSQL did not answer: {error!r}") from error
+
+
+@asynccontextmanager
+async def transaction(
+    source: Pool, timeout: float, tenant_id: UUID | None = None  # noqa: ASYNC109
+) -> AsyncIterator[Connection]:
+    """A transaction; with a tenant it sees that tenant's rows alone. Raises `StoreUnavailable`."""
+    async with acquire(source, timeout) as connection, connection.transaction():
+        if tenant_id is not None:
+            await connection.execute("SELECT set_config('app.tenant_id', $1, true)", str(tenant_id))
+        yield connection

@@ -1,0 +1,91 @@
+"""A run's live log in Redis: appended by the worker that holds the fence, read by any gateway.
+
+The log is a Redis stream whose entry ids are the event ids, so Redis itself refuses what a fenced-off worker still
+writes. Every append is announced, with its events, on a channel of the same name: readers get new events from one
+subscription and need the log only to begin and to fill holes. All of it can be lost: PostgreSQL has the same events
+from each step boundary on, and the worker writes its run's log anew when it finds it gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import orjson
+from redis.commands.core import AsyncScript
+
+from common.contracts.events import EventId, StreamEvent
+from common.redis import Client, reporting
+
+KEEP_SECONDS = 3600
+_MAX_ENTRIES = 100_000
+
+# KEYS: the log. ARGV: whether it may be created, seconds to keep it, its limit, then id and event, in turns.
+# Answers 1 where all was appended, 0 where the log is gone and was not to be created, -1 where a newer fence wrote.
+_APPEND = """
+if ARGV[1] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local announced = {}
+for i = 4, #ARGV, 2 do
+  local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], ARGV[i], 'e', ARGV[i + 1])
+  if type(added) == 'table' and added.err then
+    local top = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1]
+    if tonumber(string.match(top, '^(%d+)')) > tonumber(string.match(ARGV[i], '^(%d+)')) then return -1 end
+  else
+    announced[#announced + 1] = ARGV[i + 1]
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+if #announced > 0 then redis.call('PUBLISH', KEYS[1], '[' .. table.concat(announced, ',') .. ']') end
+return 1
+"""
+
+APPENDED, GONE, FENCED_OFF = 1, 0, -1
+
+
+def key(tenant_id: UUID, task_id: UUID) -> str:
+    """The log's key, and the name of its channel; the tenant is the hash tag."""
+    return f"{{{tenant_id}}}:events:{task_id}"
+
+
+def encode(event: StreamEvent) -> bytes:
+    """One event as it stands in the log and on the channel."""
+    return orjson.dumps(
+        {"fence": event.fence, "seq": event.seq, "type": event.type, "at": event.at, "data": event.data}
+    )
+
+
+def decode(raw: bytes) -> StreamEvent:
+    """The event of one log entry."""
+    return StreamEvent.model_validate_json(raw)
+
+
+def decode_announced(raw: bytes) -> list[StreamEvent]:
+    """The events of one announcement."""
+    return [StreamEvent.model_validate(item) for item in orjson.loads(raw)]
+
+
+def append_script(client: Client) -> AsyncScript:
+    """The script that `append_arguments` are for; registered once for each client."""
+    return client.register_script(_APPEND)
+
+
+def append_arguments(events: Sequence[StreamEvent], *, create: bool) -> list[str | int | bytes]:
+    """Arguments of one append: events in order, of one run."""
+    arguments: list[str | int | bytes] = [int(create), KEEP_SECONDS, _MAX_ENTRIES]
+    for event in events:
+        arguments += [str(event.id), encode(event)]
+    return arguments
+
+
+async def append(client: Client, log: str, events: Sequence[StreamEvent], *, create: bool) -> int:
+    """Append and announce: `APPENDED`, `GONE` or `FENCED_OFF`. Raises `CacheUnavailable`."""
+    with reporting():
+        answer: int = await append_script(client)(keys=[log], args=append_arguments(events, create=create))
+        return answer
+
+
+async def read(client: Client, log: str, after: EventId, count: int) -> list[StreamEvent]:
+    """At most that many events after an id. Raises `CacheUnavailable`."""
+    with reporting():
+        entries = await client.xrange(log, min=f"({after}", max="+", count=count)
+        return [decode(fields[b"e"]) for _, fields in entries]
