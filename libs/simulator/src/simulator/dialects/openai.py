@@ -1,0 +1,54 @@
+"""What OpenAI's two APIs share: key, errors and headers."""
+
+from collections.abc import Mapping
+
+import orjson
+
+from simulator.dialects.base import Headers, bearer
+from simulator.errors import CallRefused, Kind
+from simulator.limits import Standing
+
+# Status, type and code of each kind of error.
+_ERRORS: dict[Kind, tuple[int, str, str | None]] = {
+    "bad_request": (400, "invalid_request_error", None),
+    "unauthorized": (401, "invalid_request_error", None),
+    "invalid_key": (401, "invalid_request_error", "invalid_api_key"),
+    "not_found": (404, "invalid_request_error", "model_not_found"),
+    "rate_limited": (429, "requests", "rate_limit_exceeded"),
+    "quota": (429, "insufficient_quota", "insufficient_quota"),
+    "server": (500, "server_error", None),
+    "overloaded": (503, "server_error", None),
+}
+
+
+class OpenAI:
+    """The base of both APIs."""
+
+    provider = "openai"
+
+    def api_key(self, headers: Mapping[bytes, bytes]) -> bytes | None:
+        """The bearer token."""
+        return bearer(headers)
+
+    def refusal(self, refused: CallRefused, request_id: str) -> tuple[int, bytes]:  # noqa: ARG002  (only in a header)
+        """Status and error object."""
+        status, kind, code = _ERRORS[refused.kind]
+        error = {"message": refused.message, "type": kind, "param": None, "code": code}
+        return status, orjson.dumps({"error": error})
+
+    def headers(self, request_id: str, standing: Standing | None, prompt_tokens: int) -> Headers:
+        """`x-request-id` and the `x-ratelimit-*` family."""
+        headers = [(b"x-request-id", request_id.encode())]
+        if standing is None:
+            return headers
+        reset = b"%gs" % round(standing.reset, 3)
+        remaining = max(standing.tokens_remaining - prompt_tokens, 0)
+        headers += [
+            (b"x-ratelimit-limit-requests", b"%d" % standing.requests_limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % standing.requests_remaining),
+            (b"x-ratelimit-reset-requests", reset),
+            (b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % remaining),
+            (b"x-ratelimit-reset-tokens", reset),
+        ]
+        return headers
