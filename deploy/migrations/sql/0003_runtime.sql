@@ -1,0 +1,157 @@
+-- One row for each task that was ever begun or cancelled. The fence rises with each acquisition: whoever writes names
+-- the fence it holds, and a worker that lost its lease changes nothing.
+CREATE TABLE runtime.runs (
+  task_id uuid PRIMARY KEY,
+  tenant_id uuid NOT NULL,
+  tier text NOT NULL,
+  status text NOT NULL CHECK (status IN ('running', 'parked', 'completed', 'failed', 'cancelled', 'expired')),
+  fence integer NOT NULL,
+  attempts integer NOT NULL,
+  calls integer NOT NULL DEFAULT 0,
+  worker text,
+  lease_until timestamptz,
+  cancel_requested_at timestamptz,
+  started_at timestamptz,
+  finished_at timestamptz,
+  -- The terminal message as it is, or will be, published: stored in the transaction that decides it.
+  outcome bytea
+) WITH (fillfactor = 60);
+CREATE INDEX runs_of_tenant ON runtime.runs (tenant_id, status);
+CALL identity.protect('runtime.runs', 'laneway_worker', 'laneway_persister', 'laneway_billing');
+
+CREATE TABLE runtime.steps (
+  task_id uuid NOT NULL,
+  step integer NOT NULL,
+  tenant_id uuid NOT NULL,
+  fence integer NOT NULL,
+  last_seq integer NOT NULL,
+  state jsonb NOT NULL,
+  finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (task_id, step)
+);
+CALL identity.protect('runtime.steps', 'laneway_worker');
+
+GRANT SELECT ON runtime.runs TO laneway_gateway, laneway_worker, laneway_persister, laneway_billing;
+GRANT SELECT ON runtime.steps TO laneway_worker;
+
+-- decision: 'acquired' | 'finished' (outcome may be NULL where it was cancelled before it began) | 'leased'.
+CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
+  OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
+  OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
+  OUT outcome bytea, OUT steps jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE run runtime.runs;
+BEGIN
+  INSERT INTO runtime.runs AS r (task_id, tenant_id, tier, status, fence, attempts, worker, lease_until, started_at)
+  VALUES (p_task, p_tenant, p_tier, 'running', 1, 1, p_worker, clock_timestamp() + p_lease, clock_timestamp())
+  ON CONFLICT (task_id) DO UPDATE
+    SET status = 'running', fence = r.fence + 1, attempts = r.attempts + 1, worker = p_worker,
+        lease_until = clock_timestamp() + p_lease, started_at = coalesce(r.started_at, clock_timestamp())
+    WHERE r.tenant_id = p_tenant
+      AND (r.status = 'parked' OR (r.status = 'running' AND r.lease_until < clock_timestamp()))
+  RETURNING * INTO run;
+  decision := 'acquired';
+  IF NOT FOUND THEN
+    SELECT * INTO STRICT run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant;
+    decision := CASE WHEN run.status IN ('running', 'parked') THEN 'leased' ELSE 'finished' END;
+  ELSIF run.fence > 1 THEN
+    SELECT jsonb_agg(jsonb_build_object('step', s.step, 'fence', s.fence, 'last_seq', s.last_seq, 'state', s.state) ORDER BY s.step)
+    INTO steps FROM runtime.steps s WHERE s.task_id = p_task;
+  END IF;
+  status := run.status; fence := run.fence; attempts := run.attempts; calls := run.calls;
+  started_at := run.started_at; finished_at := run.finished_at; lease_until := run.lease_until;
+  cancel_requested := run.cancel_requested_at IS NOT NULL; outcome := run.outcome;
+END $$;
+
+-- Renews the leases of a whole process in one statement. A run that is not in the answer was lost.
+CREATE FUNCTION runtime.renew(p_tasks uuid[], p_fences integer[], p_lease interval)
+RETURNS TABLE (task_id uuid, cancel_requested boolean)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH mine AS (
+    SELECT r.task_id FROM runtime.runs r
+    JOIN unnest(p_tasks, p_fences) AS m (task_id, fence) ON r.task_id = m.task_id AND r.fence = m.fence
+    WHERE r.status = 'running' ORDER BY r.task_id FOR UPDATE OF r
+  )
+  UPDATE runtime.runs r SET lease_until = clock_timestamp() + p_lease
+  FROM mine WHERE r.task_id = mine.task_id
+  RETURNING r.task_id, r.cancel_requested_at IS NOT NULL
+$$;
+
+-- Before each model call, in one transaction: checks the fence, saves the step before it, takes the hold.
+-- verdict: 'held' | 'fenced' | 'cancelled' | 'wait' | 'exceeded' | 'unpriced'.
+CREATE FUNCTION runtime.begin_call(
+  p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb,
+  p_attempt uuid, p_step integer, p_call integer, p_user text, p_provider text, p_model text,
+  p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
+  OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE run runtime.runs;
+BEGIN
+  UPDATE runtime.runs r SET calls = greatest(r.calls, p_call)
+  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' RETURNING * INTO run;
+  IF NOT FOUND THEN verdict := 'fenced'; RETURN; END IF;
+  IF p_saved_step IS NOT NULL THEN
+    INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
+    VALUES (p_task, p_saved_step, run.tenant_id, p_fence, p_last_seq, p_state)
+    ON CONFLICT (task_id, step) DO NOTHING;
+  END IF;
+  IF run.cancel_requested_at IS NOT NULL THEN verdict := 'cancelled'; RETURN; END IF;
+  SELECT r.verdict, r.scope, r.amount, r.cap INTO verdict, scope, amount, cap
+  FROM billing.reserve(p_attempt, run.tenant_id, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model,
+                       p_input_bound, p_max_output, p_run_cap) r;
+END $$;
+
+-- Decides the end of a run, once: true where this call decided it, or had decided it before with the same fence.
+CREATE FUNCTION runtime.finish(p_task uuid, p_fence integer, p_status text, p_outcome bytea, p_finished_at timestamptz)
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE runtime.runs r SET status = p_status, outcome = p_outcome, finished_at = p_finished_at, lease_until = NULL
+  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running';
+  IF FOUND THEN RETURN true; END IF;
+  RETURN EXISTS (SELECT FROM runtime.runs r WHERE r.task_id = p_task AND r.fence = p_fence AND r.outcome = p_outcome);
+END $$;
+
+-- Ends the lease at once, for a worker that gives its run back: the next one need not wait for it to run out.
+CREATE FUNCTION runtime.release(p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb)
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE tenant uuid;
+BEGIN
+  UPDATE runtime.runs r SET lease_until = clock_timestamp() - interval '1 second', attempts = r.attempts - 1
+  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' RETURNING r.tenant_id INTO tenant;
+  IF NOT FOUND THEN RETURN false; END IF;
+  IF p_saved_step IS NOT NULL THEN
+    INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
+    VALUES (p_task, p_saved_step, tenant, p_fence, p_last_seq, p_state) ON CONFLICT (task_id, step) DO NOTHING;
+  END IF;
+  RETURN true;
+END $$;
+
+-- A cancel is durable here, whatever becomes of the bell that announces it. Answers what is true now:
+-- 'cancelled' (it never ran, or has ended so), 'cancelling' (it runs, and will be cut), or the end it had before.
+CREATE FUNCTION runtime.cancel(p_task uuid, p_tenant uuid, p_tier text,
+  OUT status text, OUT fence integer, OUT decided boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE run runtime.runs;
+BEGIN
+  INSERT INTO runtime.runs AS r (task_id, tenant_id, tier, status, fence, attempts, cancel_requested_at, finished_at)
+  VALUES (p_task, p_tenant, p_tier, 'cancelled', 1, 0, clock_timestamp(), clock_timestamp())
+  ON CONFLICT (task_id) DO UPDATE
+    SET status = CASE WHEN r.status = 'parked' THEN 'cancelled' ELSE r.status END,
+        fence = CASE WHEN r.status = 'parked' THEN r.fence + 1 ELSE r.fence END,
+        finished_at = CASE WHEN r.status = 'parked' THEN clock_timestamp() ELSE r.finished_at END,
+        cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp())
+    WHERE r.tenant_id = p_tenant AND r.status IN ('running', 'parked')
+  RETURNING * INTO run;
+  decided := FOUND;
+  IF NOT FOUND THEN
+    SELECT * INTO run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant;
+  END IF;
+  status := CASE WHEN run.status = 'running' THEN 'cancelling' ELSE run.status END;
+  fence := run.fence;
+END $$;
+
+REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release, runtime.cancel FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release TO laneway_worker;
+GRANT EXECUTE ON FUNCTION runtime.cancel TO laneway_gateway;
