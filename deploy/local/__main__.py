@@ -26,21 +26,44 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    add = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
-    only_servers = add("servers", help="run only the servers, in the foreground")
-    only_servers.add_argument("--instance", dest="name", default="dev")
-    only_servers.add_argument(
-        "--ephemeral", action="store_true", help="fast instead of durable, and removed at the end"
-    )
-    only_servers.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
-    supervise = add("supervise", help="what `up` runs in the background")
-    supervise.add_argument("--instance", dest="name", required=True)
-    supervise.add_argument("--report-fd", type=int, required=True)
-    add("up", help="start the stack in the background")
-    add("down", help="stop the stack")
-    for name in ("ps",):
-        add(name, help="show what runs").add_argument("--instance", dest="name", default="main")
+    commands_of = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, purpose: str, *, instance: str | None = "main") -> argparse.ArgumentParser:
+        command = commands_of.add_parser(name, help=purpose)
+        if instance:
+            command.add_argument("--instance", dest="name", default=instance, help=f"({instance})")
+        return command
+
+    add("up", "start the stack in the background", instance=None)
+    add("down", "stop the stack", instance=None)
+    add("demo", "start a stack, run tasks of all tiers against it, stop it", instance=None)
+    add("ps", "show what runs")
+    add("topology", "apply the topology again")
+    _add_logs(add("logs", "show the logs"))
+    for name in ("start", "stop", "restart", "kill", "scale"):
+        add(name, f"{name} a server or service").add_argument("child")
+    commands_of.choices["stop"].add_argument("signal", nargs="?", help="KILL for a crash that is not repaired")
+    commands_of.choices["kill"].add_argument("signal", nargs="?", default="KILL")
+    commands_of.choices["scale"].add_argument("count", type=int)
+    add("rabbitmqctl", "run the broker's tool").add_argument("arguments", nargs=argparse.REMAINDER)
+    _add_foreground(add("servers", "run only the servers, in the foreground", instance="dev"))
+    _add_background(add("supervise", "what `up` runs in the background"))
     return parser
+
+
+def _add_logs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("child", nargs="?")
+    command.add_argument("-f", "--follow", action="store_true")
+
+
+def _add_foreground(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--ephemeral", action="store_true", help="fast instead of durable, and removed at the end")
+    command.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
+
+
+def _add_background(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--report-fd", type=int, required=True)
+    command.add_argument("--until-eof", action="store_true")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""What the command line does with an instance."""
+"""What the command line does. Each command returns the status for the shell."""
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import time
 
-from deploy.local import processes, programs
+from deploy.local import background, compose, processes, programs
+from deploy.local import demo as client
 from deploy.local.control import Control
 from deploy.local.envfile import read_env, write_env
-from deploy.local.errors import LocalError, NotUp
+from deploy.local.errors import LocalError
 from deploy.local.instance import BASE, Instance, remove_abandoned
 from deploy.local.ports import Ports
 from deploy.local.runner import run
@@ -19,8 +18,9 @@ from deploy.local.servers import Servers
 from deploy.local.stack import OnlyServers, WholeStack
 
 MAIN = Instance("main")
+DEMO = Instance("demo")
 DEMO_ENV = BASE / "demo.env"
-STOP_SECONDS = 120
+SHOWN = ("LANEWAY_URL", "RABBITMQ_UI", "SIMULATOR_URL")
 
 
 def servers(name: str, *, ephemeral: bool, until_eof: bool) -> int:
@@ -44,8 +44,8 @@ def servers(name: str, *, ephemeral: bool, until_eof: bool) -> int:
     return 0 if was_ready else 130
 
 
-def supervise(name: str, report_fd: int) -> int:
-    """Run the whole stack in the foreground; report to whoever started this, once: `{"ready": …}` or `{"error": …}`."""
+def supervise(name: str, report_fd: int, *, until_eof: bool) -> int:
+    """Run the whole stack; report to whoever started this, once: `{"ready": …}` or `{"error": …}`."""
     instance = Instance(name)
 
     def report(key: str, value: object) -> None:
@@ -59,6 +59,7 @@ def supervise(name: str, report_fd: int) -> int:
                 instance,
                 lambda ports: WholeStack(instance, Servers(instance, found, ports), ports),
                 lambda addresses: report("ready", addresses),
+                until_eof=until_eof,
             )
         )
     except LocalError as error:
@@ -67,86 +68,118 @@ def supervise(name: str, report_fd: int) -> int:
     return 0
 
 
-def start(instance: Instance) -> dict[str, str]:
-    """Start the whole stack in the background and wait until everything is ready; returns its addresses.
-
-    Interrupted while it waits, it stops what it started.
-    """
-    instance.logs.mkdir(parents=True, exist_ok=True)
-    reading, writing = os.pipe()
-    with (instance.run / "supervisor.log").open("ab") as log, os.fdopen(reading) as pipe:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "deploy.local",
-                "supervise",
-                "--instance",
-                instance.name,
-                "--report-fd",
-                str(writing),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[writing],
-            start_new_session=True,
-        )
-        os.close(writing)
-        try:
-            answer = json.loads(pipe.read() or "{}")
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if "ready" not in answer:
-        process.wait()
-        raise LocalError(answer.get("error", f"the supervisor ended: see {instance.run}/supervisor.log"))
-    process.returncode = 0  # it lives on by itself: do not warn that nobody waits for it
-    addresses: dict[str, str] = answer["ready"]
-    return addresses
-
-
-def stop(instance: Instance) -> bool:
-    """Stop the whole stack and wait until nothing of it is left; False when nothing was up."""
-    if not instance.is_alive():
-        return False
-    with contextlib.suppress(NotUp):  # its supervisor was killed: its children are about to end
-        Control(instance).shut_down()
-    deadline = time.monotonic() + STOP_SECONDS
-    while instance.is_alive():
-        if time.monotonic() > deadline:
-            raise LocalError(f"instance {instance.name} did not stop within {STOP_SECONDS} s: see {instance.run}")
-        time.sleep(0.05)
-    return True
-
-
 def up() -> int:
     """Start the stack in the background, unless it is up already, and say where it is."""
-    if MAIN.is_alive():
+    if MAIN.is_alive() or compose.is_up():
         print("already up")
         addresses = read_env(DEMO_ENV)
     else:
-        addresses = start(MAIN)
+        addresses = compose.start() if compose.chosen() else background.start(MAIN)
         write_env(DEMO_ENV, addresses)
-        print("up; the addresses and keys are in .laneway/demo.env")
-    for name in ("LANEWAY_URL", "RABBITMQ_UI", "SIMULATOR_URL"):
+        print("up; all addresses, keys and passwords are in .laneway/demo.env")
+    for name in SHOWN:
         if name in addresses:
             print(f"  {name:<14} {addresses[name]}")
     return 0
 
 
 def down() -> int:
-    """Stop the stack."""
-    print("down" if stop(MAIN) else "nothing is up")
+    """Stop the stack, however it was started."""
+    stopped = [background.stop(MAIN), compose.stop()]
+    print("down" if any(stopped) else "nothing is up")
     DEMO_ENV.unlink(missing_ok=True)
     return 0
 
 
+def demo() -> int:
+    """Start a stack of its own, run the demo client against it, and remove it with all its data."""
+    if compose.chosen():
+        return _demo_by_compose()
+    if DEMO.is_alive():
+        raise LocalError("a demo is running already")
+    DEMO.remove()
+    try:
+        return client.main(background.start(DEMO, attached=True))
+    finally:
+        background.stop(DEMO)
+        DEMO.remove()
+
+
+def _demo_by_compose() -> int:
+    project = f"{compose.PROJECT}-demo"
+    try:
+        return client.main(compose.start(project))
+    finally:
+        compose.stop(project, volumes=True)
+
+
 def ps(name: str) -> int:
     """Print the table of processes."""
-    print(processes.table(Control(Instance(name)).ps()))
+    if _by_compose(name):
+        compose.compose(compose.PROJECT, "ps")
+    else:
+        print(processes.table(Control(Instance(name)).ps()))
     return 0
+
+
+def logs(name: str, child: str | None, follow: bool) -> int:
+    """Print, and follow if asked, the logs of one child or of all."""
+    if _by_compose(name):
+        compose.compose(compose.PROJECT, "logs", *(["-f"] if follow else []), *([child] if child else []))
+        return 0
+    files = sorted(Instance(name).logs.glob(f"{child}*.log" if child else "*.log"))
+    if not files:
+        raise LocalError(f"instance {name} has no log of {child or 'anything'}")
+    return subprocess.run(["tail", "-n", "200", *(["-F"] if follow else []), *map(str, files)], check=False).returncode
+
+
+def topology(name: str) -> int:
+    """Apply the topology to the running stack again."""
+    if _by_compose(name):
+        compose.compose(compose.PROJECT, "run", "--rm", "topology")
+    else:
+        Control(Instance(name)).restart("topology")
+    return 0
+
+
+def start(name: str, child: str) -> int:
+    """Start a stopped child, or run a job again."""
+    Control(Instance(name)).start(child)
+    return 0
+
+
+def stop(name: str, child: str, signal: str | None) -> int:
+    """Stop a child, which stays down until it is started."""
+    Control(Instance(name)).stop(child, signal)
+    return 0
+
+
+def restart(name: str, child: str) -> int:
+    """Stop and start a child."""
+    Control(Instance(name)).restart(child)
+    return 0
+
+
+def kill(name: str, child: str, signal: str) -> int:
+    """Send a signal to a child's process group."""
+    Control(Instance(name)).kill(child, signal)
+    return 0
+
+
+def scale(name: str, child: str, count: int) -> int:
+    """Run this many processes of a service."""
+    Control(Instance(name)).scale(child, count)
+    return 0
+
+
+def rabbitmqctl(name: str, arguments: list[str]) -> int:
+    """Run the broker's command line tool against the instance's broker."""
+    print(Control(Instance(name)).rabbitmqctl(*arguments))
+    return 0
+
+
+def _by_compose(name: str) -> bool:
+    return name == MAIN.name and not MAIN.is_alive() and compose.is_up()
 
 
 def _say(text: str) -> None:

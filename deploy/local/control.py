@@ -56,6 +56,11 @@ class Control:
         """Run this many processes of a service."""
         self._ask(op="scale", name=service, count=count)
 
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Run the broker's command line tool against the instance's broker; returns what it wrote."""
+        output: str = self._ask(op="rabbitmqctl", arguments=arguments)
+        return output
+
     def shut_down(self) -> None:
         """Ask the supervisor to stop everything and end. Returns at once."""
         self._ask(op="shut_down")

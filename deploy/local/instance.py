@@ -46,13 +46,8 @@ class Instance:
 
     @property
     def demo_keys(self) -> Path:
-        """What the seed job writes: the demo tenants' keys."""
-        return self.run / "demo-keys.env"
-
-    @property
-    def addresses(self) -> Path:
-        """What a user of the stack needs to reach it."""
-        return self.run / "demo.env"
+        """What the seed job writes: the demo tenants' keys. Kept with the data that knows them."""
+        return self.data / "demo-keys.env"
 
     def prepare(self) -> None:
         """Make the directories, and forget what a dead supervisor left in them."""

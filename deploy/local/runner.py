@@ -25,6 +25,9 @@ class Stack(Protocol):
     def one_more(self, service: str, index: int) -> Spec:
         """The spec of process number `index` of a service."""
 
+    def rabbitmqctl(self, arguments: list[str]) -> Spec:
+        """One run of the broker's command line tool."""
+
     def report(self) -> dict[str, str]:
         """What a user needs to know once everything is ready."""
 
@@ -75,6 +78,8 @@ class Operations:
                     child.kill(_signal(by))
             case {"op": "scale", "name": str(name), "count": int(count)}:
                 await self._scale(name, count)
+            case {"op": "rabbitmqctl", "arguments": list(arguments)}:
+                return await self._supervisor.run_once(self._stack.rabbitmqctl(arguments))
             case {"op": "shut_down"}:
                 self._ended.set()
             case _:

@@ -16,6 +16,7 @@ from deploy.local.spec import Kind, Spec
 
 MODEL_KEYS = ("LANEWAY_ANTHROPIC_API_KEY", "LANEWAY_OPENAI_API_KEY")
 VHOST = "laneway"
+CATALOGUE = str(REPOSITORY / "deploy/catalogue")
 DATABASE_ROLES = {"gateway": "gateway", "agent-worker": "worker", "persister": "persister", "billing": "billing"}
 
 
@@ -72,6 +73,7 @@ def _topology(context: Context) -> dict[str, str]:
     return {
         "LANEWAY_RABBIT_MANAGEMENT_URL": context.addresses.rabbit_management_url,
         "LANEWAY_RABBIT_VHOST": VHOST,
+        "LANEWAY_CATALOGUE_DIR": CATALOGUE,
         **_passwords("LANEWAY_RABBIT_PASSWORD", context.credentials.rabbit),
     }
 
@@ -84,7 +86,8 @@ def _migrate(context: Context) -> dict[str, str]:
 
 
 def _seed(context: Context) -> dict[str, str]:
-    return {**_migrate(context), "LANEWAY_SEED_DEMO_FILE": str(context.instance.demo_keys)}
+    seed = {"LANEWAY_SEED_DEMO_FILE": str(context.instance.demo_keys), "LANEWAY_CATALOGUE_DIR": CATALOGUE}
+    return {**_migrate(context), **seed}
 
 
 def _passwords(prefix: str, passwords: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +106,7 @@ def _service(name: str) -> Environment:
             "LANEWAY_POSTGRES_DSN": f"postgresql://{role}:{postgres}@{HOST}:{database}/{DATABASE}",
             "LANEWAY_REDIS_STATE_URL": context.addresses.redis_state_url,
             "LANEWAY_REDIS_CACHE_URL": context.addresses.redis_cache_url,
-            "LANEWAY_CATALOGUE_DIR": str(REPOSITORY / "deploy/catalogue"),
+            "LANEWAY_CATALOGUE_DIR": CATALOGUE,
         }
 
     return environment
@@ -164,6 +167,10 @@ class WholeStack:
         (known,) = (candidate for candidate in self._services if candidate.name == service)
         return self._service(known, known.process(index))
 
+    def rabbitmqctl(self, arguments: list[str]) -> Spec:
+        """One run of the broker's command line tool."""
+        return self._servers.rabbitmqctl(*arguments)
+
     def report(self) -> dict[str, str]:
         """The lines of demo.env."""
         ports, addresses = self._context.ports, self._context.addresses
@@ -190,7 +197,9 @@ class WholeStack:
 
 
 def _python(name: str, module: str, environment: Mapping[str, str]) -> Spec:
-    env = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
+    """A module of the repository, which must reach its neighbours directly even on a machine with a proxy."""
+    direct = {name: f"{HOST},localhost,{os.environ.get(name, '')}" for name in ("NO_PROXY", "no_proxy")}
+    env = {**os.environ, **environment, **direct, "PYTHONUNBUFFERED": "1"}
     return Spec(name, (sys.executable, "-m", module), env=env, cwd=REPOSITORY)
 
 
@@ -207,6 +216,10 @@ class OnlyServers:
     def one_more(self, service: str, index: int) -> Spec:
         """Servers are single."""
         raise NotImplementedError(f"{service}-{index}")
+
+    def rabbitmqctl(self, arguments: list[str]) -> Spec:
+        """One run of the broker's command line tool."""
+        return self._servers.rabbitmqctl(*arguments)
 
     def report(self) -> dict[str, str]:
         """The servers' addresses."""

@@ -71,6 +71,13 @@ class Supervisor:
         await self[name].stop()
         del self.children[name]
 
+    async def run_once(self, spec: Spec) -> str:
+        """Run a job that is not one of the children; returns the end of what it wrote."""
+        (self._instance.logs / f"{spec.name}.log").unlink(missing_ok=True)
+        job = Child(spec, self._instance, self._inherited)
+        await job.start()
+        return job.log_tail(1000)
+
     def _add(self, spec: Spec) -> Child:
         child = self.children[spec.name] = Child(spec, self._instance, self._inherited)
         return child
