@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import structlog
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
@@ -58,9 +59,7 @@ async def consuming(
 
 
 @asynccontextmanager
-async def hearing_control(
-    broker: Broker, process: str, on_contract: Callable[[Contract], None]
-) -> AsyncIterator[None]:
+async def hearing_control(broker: Broker, process: str, on_contract: Callable[[Contract], None]) -> AsyncIterator[None]:
     """Hear `control` in an exclusive queue while the context lasts. What is missed has a durable twin elsewhere."""
 
     async def receive(message: AbstractIncomingMessage) -> None:
@@ -95,19 +94,29 @@ class BatchPolicy:
     prefetch: int = 2000
 
 
-class BatchConsumer:
+ItemT = TypeVar("ItemT")
+
+
+class BatchConsumer(Generic[ItemT]):
     """Feeds a queue to a handler in batches: one commit, then one acknowledgement for all of it.
 
+    `decode` makes of a delivery what the handler takes; what it cannot read (`DecodeError`) goes to the dead letters.
     A handler that raises `Unavailable` is given the same batch again, later. Any other error is tracked down by
     halving: the message that causes it alone is rejected, to the dead letters at once for a `PoisonError`, and by
     way of the delivery limit otherwise.
     """
 
     def __init__(
-        self, queue: str, handler: Callable[[Sequence[Contract]], Awaitable[None]], policy: BatchPolicy | None = None
+        self,
+        queue: str,
+        handler: Callable[[Sequence[ItemT]], Awaitable[None]],
+        *,
+        decode: Callable[[RabbitDelivery], ItemT],
+        policy: BatchPolicy | None = None,
     ) -> None:
         self._queue = queue
         self._handler = handler
+        self._decode = decode
         self._policy = policy or BatchPolicy()
         # Bounded by the prefetch: the broker sends no more until some are acknowledged.
         self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
@@ -115,17 +124,9 @@ class BatchConsumer:
 
     async def run(self, broker: Broker) -> None:
         """Consume until cancelled. A batch that is being handled is finished first where the caller shields it."""
-        async with consuming(
-            broker, self._queue, prefetch=self._policy.prefetch, on_delivery=self._buffer.put_nowait
-        ) as channel:
-            channel.reopen_callbacks.add(self._drop_buffer)
+        async with consuming(broker, self._queue, prefetch=self._policy.prefetch, on_delivery=self._buffer.put_nowait):
             while True:
                 await self._handle(await self._collect())
-
-    def _drop_buffer(self, *_: object) -> None:
-        # After a reconnect the broker delivers all of it again: what is buffered can no longer be acknowledged.
-        while not self._buffer.empty():
-            self._buffer.get_nowait()
 
     async def _collect(self) -> list[RabbitDelivery]:
         batch = [await self._buffer.get()]
@@ -140,13 +141,15 @@ class BatchConsumer:
                     batch.append(await self._buffer.get())
             except TimeoutError:
                 break
-        return batch
+        # What a lost connection delivered can no longer be acknowledged, and comes again. Each delivery is asked
+        # itself: the new connection may deliver before the library says that it is there.
+        return [delivery for delivery in batch if not delivery.lost]
 
     async def _handle(self, batch: list[RabbitDelivery]) -> None:
-        good: list[tuple[RabbitDelivery, Contract]] = []
+        good: list[tuple[RabbitDelivery, ItemT]] = []
         for delivery in batch:
             try:
-                good.append((delivery, delivery.decode()))
+                good.append((delivery, self._decode(delivery)))
             except DecodeError as error:
                 _log.warning("message.undecodable", queue=self._queue, reason=error.reason)
                 await delivery.settle(Disposition.DEAD)
@@ -155,9 +158,9 @@ class BatchConsumer:
             await good[-1][0].settle(Disposition.DONE, with_all_before=True)
             self.handled += len(good)
 
-    async def _succeeds(self, batch: list[tuple[RabbitDelivery, Contract]]) -> bool:
+    async def _succeeds(self, batch: list[tuple[RabbitDelivery, ItemT]]) -> bool:
         """Handle the batch, or each half of it; settle what fails alone. True where the caller is to acknowledge."""
-        failure = await self._try([contract for _, contract in batch])
+        failure = await self._try([item for _, item in batch])
         if failure is None:
             return True
         if len(batch) > 1:
@@ -167,15 +170,16 @@ class BatchConsumer:
                         await delivery.settle(Disposition.DONE)
                     self.handled += len(half)
             return False
-        _log.error("message.failed", queue=self._queue, kind=batch[0][1].kind, error=repr(failure))
-        await batch[0][0].settle(Disposition.DEAD if isinstance(failure, PoisonError) else Disposition.RETRY)
+        delivery, _ = batch[0]
+        _log.error("message.failed", queue=self._queue, kind=delivery.message.type, error=repr(failure))
+        await delivery.settle(Disposition.DEAD if isinstance(failure, PoisonError) else Disposition.RETRY)
         return False
 
-    async def _try(self, contracts: list[Contract]) -> Exception | None:
+    async def _try(self, items: list[ItemT]) -> Exception | None:
         attempt = 0
         while True:
             try:
-                await self._handler(contracts)
+                await self._handler(items)
             except Unavailable as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
                 _log.warning("batch.postponed", queue=self._queue, seconds=delay, error=repr(error))

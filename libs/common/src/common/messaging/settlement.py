@@ -64,6 +64,14 @@ class RabbitDelivery:
         """The envelope's headers."""
         return dict(self.message.headers)
 
+    @property
+    def lost(self) -> bool:
+        """Whether its channel is gone: the broker took it back and delivers it again, on another channel."""
+        try:
+            return self.message.channel.is_closed
+        except ChannelInvalidStateError:
+            return True
+
     def decode(self) -> Contract:
         """The contract inside. Raises `DecodeError`."""
         return unseal(self.message)
