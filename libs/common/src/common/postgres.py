@@ -80,6 +80,9 @@ async def acquire(source: Pool, timeout: float) -> AsyncIterator[Connection]:  #
         async with source.acquire(timeout=timeout) as connection:
             yield connection
     except TRANSIENT as error:
+        # A value that fits no column is an InterfaceError to the driver, but the message's fault: no later try helps.
+        if isinstance(error, ValueError):
+            raise
         raise StoreUnavailable(f"PostgreSQL did not answer: {error!r}") from error
 
 
