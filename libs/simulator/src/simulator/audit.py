@@ -75,7 +75,7 @@ class Audit:
         """Start counting anew; calls in flight will be counted when they end."""
         self._records: deque[Record] = deque()
         self._by_request: dict[str, Record] = {}
-        self._by_client: dict[str, list[Record]] = {}
+        self._by_client: dict[str, deque[Record]] = {}
         self._totals = Totals()
         self._by_model: dict[str, Totals] = {}
 
@@ -87,7 +87,7 @@ class Audit:
         self._records.append(record)
         self._by_request[record.request_id] = record
         if record.client_request_id is not None:
-            self._by_client.setdefault(record.client_request_id, []).append(record)
+            self._by_client.setdefault(record.client_request_id, deque()).append(record)
         if len(self._records) > self._kept:
             self._forget(self._records.popleft())
 
@@ -109,8 +109,8 @@ class Audit:
         self._by_request.pop(record.request_id, None)
         if record.client_request_id is None:
             return
-        rest = [kept for kept in self._by_client[record.client_request_id] if kept is not record]
-        if rest:
-            self._by_client[record.client_request_id] = rest
-        else:
+        # Both queues are in the order of the calls' ends, so the oldest of all is the oldest of its client's id.
+        same_client = self._by_client[record.client_request_id]
+        same_client.popleft()
+        if not same_client:
             del self._by_client[record.client_request_id]

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from simulator.errors import DirectiveInvalid
 from simulator.script import Script
 
-_OPEN = "[[sim"
+_MARK = "[[sim"
+_OPEN = re.compile(r"\[\[sim(?=\s|\]\])")
 _KEY = re.compile(r"\s*([a-z_]+)=")
 _CLOSE = re.compile(r"\s*\]\]")
 _BARE = re.compile(r"(?:(?!\]\])\S)+")
@@ -37,14 +38,14 @@ def parse(prompt: str) -> Prompt:
 
     :raises DirectiveInvalid: one of them is malformed, has an unknown key or a bad value.
     """
-    if _OPEN not in prompt:
+    if _MARK not in prompt:
         return Prompt(prompt, _NOTHING_SAID)
     values: dict[str, object] = {}
     kept: list[str] = []
     position = 0
-    while (start := prompt.find(_OPEN, position)) >= 0:
-        kept.append(prompt[position:start])
-        position = _read_directive(prompt, start + len(_OPEN), values)
+    while opening := _OPEN.search(prompt, position):
+        kept.append(prompt[position : opening.start()])
+        position = _read_directive(prompt, opening.end(), values)
     kept.append(prompt[position:])
     try:
         return Prompt("".join(kept).strip(), Script.model_validate(values))

@@ -1,5 +1,6 @@
 """Rate limits: what the headers claim, and a limit of requests per minute that is really enforced."""
 
+import functools
 import math
 import time
 from dataclasses import dataclass
@@ -94,5 +95,9 @@ class Limiter:
 
 def timestamp(seconds_from_now: float) -> str:
     """An RFC 3339 time to the second, as Anthropic's reset headers have it."""
-    at = datetime.fromtimestamp(time.time() + seconds_from_now, UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _formatted(int(time.time() + seconds_from_now))
+
+
+@functools.lru_cache(maxsize=64)
+def _formatted(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -32,6 +32,7 @@ def create_server(app: ASGIApp) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
             # Longer than clients keep a connection, so that they never meet one that is just closing.
             timeout_keep_alive=120,
             # Stalled streams do not keep the process from stopping.
