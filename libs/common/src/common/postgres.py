@@ -13,6 +13,7 @@ import orjson
 
 from common.errors import StoreUnavailable
 from common.settings import Postgres
+from common.storable import storable_json
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -68,9 +69,11 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
 
 async def _init(connection: Connection) -> None:
     for kind in ("json", "jsonb"):
-        await connection.set_type_codec(
-            kind, encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads, schema="pg_catalog"
-        )
+        await connection.set_type_codec(kind, encoder=_encode, decoder=orjson.loads, schema="pg_catalog")
+
+
+def _encode(value: object) -> str:
+    return storable_json(orjson.dumps(value)).decode()
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from common.errors import DecodeError
+from common.storable import storable_json
 
 
 class Contract(BaseModel):
@@ -24,9 +25,9 @@ class Contract(BaseModel):
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read one message. Raises `DecodeError` with the first field that is wrong and why."""
+        """Read one message, without NUL characters. Raises `DecodeError` with the first field that is wrong and why."""
         try:
-            return cls.model_validate_json(body)
+            return cls.model_validate_json(storable_json(body))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "body"
