@@ -1,0 +1,44 @@
+"""The composition root: what the process is made of, opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from billing import handlers
+from billing.settings import BillingSettings
+from billing.sweeper import sweep_forever
+from common import postgres
+from common.health import Check, serving_health
+from common.lifecycle import stop
+from common.messaging.connection import Broker
+from common.messaging.consumer import BatchConsumer
+from common.messaging.topology import BILLING, BILLING_QUEUE
+
+
+@asynccontextmanager
+async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The running service; yields the tasks that are to run for as long as it does."""
+    timeout = settings.postgres.timeout
+    async with postgres.pool(settings.postgres, BILLING) as pool, Broker(settings.rabbit, BILLING) as broker:
+        settle = partial(handlers.settle_usage, pool=pool, timeout=timeout)
+        consumer = BatchConsumer(BILLING_QUEUE, settle, decode=handlers.read)
+
+        def caught_up() -> bool:
+            return broker.ready and consumer.waiting
+
+        async def broker_ready() -> bool:
+            return broker.ready
+
+        tasks = [
+            asyncio.create_task(consumer.run(broker), name="consumer"),
+            asyncio.create_task(sweep_forever(pool, timeout, settings.sweep, caught_up), name="sweeper"),
+        ]
+        checks: dict[str, Check] = {"broker": broker_ready, "database": partial(postgres.answers, pool, timeout)}
+        try:
+            async with serving_health(settings.health, checks):
+                yield tasks
+        finally:
+            await stop(*tasks)

@@ -1,0 +1,91 @@
+"""From usage records to settled holds: what the service does with the messages it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from billing import metrics, repository
+from billing.bill import Bill, bill
+from common.contracts import UsageRecorded
+from common.errors import DecodeError
+from common.messaging.settlement import RabbitDelivery
+from common.postgres import Connection, Pool, transaction
+
+_log = structlog.get_logger(__name__)
+
+
+def read(delivery: RabbitDelivery) -> UsageRecorded:
+    """The usage record inside. Raises `DecodeError`."""
+    contract = delivery.decode()
+    if not isinstance(contract, UsageRecorded):
+        raise DecodeError(f"billing has no use for a {contract.kind}")
+    return contract
+
+
+async def settle_usage(records: Sequence[UsageRecorded], pool: Pool, timeout: float) -> None:
+    """Settle a batch in one transaction; counted and logged once it is durable."""
+    started = time.perf_counter()
+    async with transaction(pool, timeout) as connection:
+        outcome = await _settle(connection, records)
+    metrics.BATCH_RECORDS.observe(len(records))
+    metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
+    _report(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    filed: Sequence[Bill]
+    repeated: int
+    conflicting: Sequence[UsageRecorded]
+
+
+async def _settle(connection: Connection, records: Sequence[UsageRecorded]) -> _Outcome:
+    # Of an attempt that is in the batch twice the first counts, as it would in two batches.
+    firsts = {record.attempt_id: record for record in reversed(records)}
+    holds = await repository.lock_holds(connection, list(firsts.values()))
+    listed = await repository.listed_prices(connection, [r for r in firsts.values() if r.attempt_id not in holds])
+    bills = [bill(r, holds.get(r.attempt_id), listed.get(r.attempt_id)) for r in firsts.values()]
+    new = await repository.file_usage(connection, bills)
+    filed = [one for one in bills if one.record.attempt_id in new]
+    await repository.post(connection, filed)
+    await repository.resolve_holds(
+        connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
+    )
+    repeated = [r for r in records if r.attempt_id not in new or firsts[r.attempt_id] is not r]
+    return _Outcome(filed, len(repeated), await repository.conflicting(connection, repeated))
+
+
+def _report(outcome: _Outcome) -> None:
+    metrics.DUPLICATES.inc(outcome.repeated)
+    for record in outcome.conflicting:
+        metrics.CONFLICTS.inc()
+        _log.error("usage.conflict", **_names(record))
+    for one in outcome.filed:
+        _report_bill(one)
+
+
+def _report_bill(one: Bill) -> None:
+    if one.settlement is None:
+        metrics.UNPRICED.inc()
+        _log.error("usage.unpriced", provider=one.record.provider, model=one.record.model, **_names(one.record))
+        return
+    if one.held:
+        metrics.SETTLED.inc()
+    else:
+        metrics.UNHELD.inc()
+        _log.error("usage.unheld", cost=str(one.cost), **_names(one.record))
+    if one.settlement.variance:
+        metrics.VARIANCE.inc(float(one.settlement.variance))
+        _log.warning("usage.variance", variance=str(one.settlement.variance), **_names(one.record))
+
+
+def _names(record: UsageRecorded) -> dict[str, str]:
+    return {
+        "attempt_id": str(record.attempt_id),
+        "task_id": str(record.task_id),
+        "tenant_id": str(record.tenant_id),
+    }

@@ -1,0 +1,23 @@
+"""What finance and operators watch. Each counter that should stay at zero says so."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SETTLED = Counter("laneway_billing_settled", "Usage records settled against their hold")
+DUPLICATES = Counter("laneway_billing_duplicates", "Usage records that were known already, and changed nothing")
+CONFLICTS = Counter(
+    "laneway_billing_conflicts", "Usage records repeated with other numbers, and ignored; alert above 0"
+)
+UNPRICED = Counter("laneway_billing_unpriced", "Usage records without a price, never charged; alert above 0")
+UNHELD = Counter("laneway_billing_unheld", "Usage records without an open hold, paid by the platform; alert above 0")
+VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost above what was held, paid by the platform")
+VOIDED = Counter("laneway_billing_voided", "Holds given up because their usage record never came")
+VOIDED_USD = Counter("laneway_billing_voided_usd", "What those holds held, in US dollars")
+
+UNRESOLVED = Gauge("laneway_billing_holds", "Holds that are not resolved", ["state"])
+
+BATCH_RECORDS = Histogram(
+    "laneway_billing_batch_records", "Records in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+BATCH_SECONDS = Histogram("laneway_billing_batch_seconds", "Time from a batch to its commit")

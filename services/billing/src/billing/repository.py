@@ -1,0 +1,176 @@
+"""All of billing's SQL on the way from a usage record to the ledger.
+
+Locks are always taken in the same order, here and in `billing.reserve`: holds by attempt, then balances by their
+primary key. Nobody who holds a balance ever waits for a hold, so there is no circle to deadlock in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from billing.bill import Bill, Hold, Price
+from billing.ledger import entries
+from billing.pricebook import Rates
+from common.contracts import UsageRecorded
+
+if TYPE_CHECKING:
+    from common.postgres import Connection
+
+LOCK_HOLDS = """
+SELECT h.attempt_id, h.tenant_id, h.amount, h.state, p.*
+FROM billing.holds h JOIN billing.prices p USING (price_id)
+WHERE h.attempt_id = ANY ($1::uuid[])
+ORDER BY h.attempt_id FOR NO KEY UPDATE OF h
+"""
+
+
+async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Hold]:
+    """The records' holds, by attempt, locked until the transaction ends."""
+    rows = await connection.fetch(LOCK_HOLDS, [record.attempt_id for record in records])
+    return {row["attempt_id"]: Hold(row["tenant_id"], row["amount"], row["state"], _price(row)) for row in rows}
+
+
+LISTED_PRICES = """
+SELECT r.attempt_id, p.*
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS r (attempt_id, provider, model, at)
+CROSS JOIN LATERAL (
+  SELECT * FROM billing.prices p
+  WHERE p.provider = r.provider AND p.model = r.model AND p.valid_from <= r.at
+  ORDER BY p.valid_from DESC LIMIT 1
+) p
+"""
+
+
+async def listed_prices(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Price]:
+    """The price that was valid when each call was made, by attempt; a model without one is left out."""
+    if not records:
+        return {}
+    columns = _columns([(r.attempt_id, r.provider, r.model, r.recorded_at) for r in records])
+    return {row["attempt_id"]: _price(row) for row in await connection.fetch(LISTED_PRICES, *columns)}
+
+
+# The attempt is the key: a record that was filed before changes nothing, whoever delivers it again. Sorted, so that
+# two batches with the same attempts wait for each other in one direction only.
+FILE_USAGE = """
+INSERT INTO billing.usage (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
+  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+  vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
+SELECT attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
+  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+  vector::jsonb, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[],
+  $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+  $16::text[], $17::boolean[], $18::text[], $19::bigint[], $20::numeric[], $21::numeric[], $22::numeric[],
+  $23::jsonb[], $24::timestamptz[])
+  AS r (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
+  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+  vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
+ORDER BY attempt_id
+ON CONFLICT (attempt_id) DO NOTHING
+RETURNING attempt_id
+"""
+
+
+async def file_usage(connection: Connection, bills: Sequence[Bill]) -> set[UUID]:
+    """File the records; the attempts that were not known before."""
+    rows = await connection.fetch(FILE_USAGE, *_columns([_usage_row(bill) for bill in bills]))
+    return {row["attempt_id"] for row in rows}
+
+
+def _usage_row(bill: Bill) -> tuple[Any, ...]:
+    record, usage, settlement = bill.record, bill.record.usage, bill.settlement
+    who = (record.attempt_id, record.tenant_id, record.user_id, record.task_id, record.agent)
+    where = (record.provider, record.model, record.step, record.call)
+    read = (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
+    written = (usage.output_tokens, usage.reasoning_tokens)
+    told = (usage.model_dump_json(), record.estimated, record.provider_request_id)
+    split = (settlement.charge, settlement.variance) if settlement else (None, None)
+    return (*who, *where, *read, *written, *told, bill.price_id, bill.cost, *split, record.metadata, record.recorded_at)
+
+
+FILED_USAGE = "SELECT attempt_id, provider, model, vector FROM billing.usage WHERE attempt_id = ANY ($1::uuid[])"
+
+
+async def conflicting(connection: Connection, repeated: Sequence[UsageRecorded]) -> list[UsageRecorded]:
+    """Of records whose attempts were known: those that say something else than what was filed."""
+    if not repeated:
+        return []
+    rows = await connection.fetch(FILED_USAGE, [record.attempt_id for record in repeated])
+    filed = {row["attempt_id"]: (row["provider"], row["model"], row["vector"]) for row in rows}
+    return [r for r in repeated if filed[r.attempt_id] != (r.provider, r.model, r.usage.model_dump(mode="json"))]
+
+
+POST = """
+INSERT INTO billing.ledger (attempt_id, account, tenant_id, amount, price_id)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::numeric[], $5::bigint[])
+"""
+
+
+async def post(connection: Connection, bills: Sequence[Bill]) -> None:
+    """Post the entries of calls that were not known before."""
+    rows = [
+        (bill.record.attempt_id, entry.account, bill.record.tenant_id, entry.amount, bill.price_id)
+        for bill in bills
+        if bill.settlement
+        for entry in entries(bill.settlement, bill.record.provider)
+    ]
+    if rows:
+        await connection.execute(POST, *_columns(rows))
+
+
+# A hold is resolved once: settled with its charge, or voided where that is NULL. The same statement moves what it held
+# out of every scope it was taken against, whose rows it locks in the order of their key before it changes any.
+RESOLVE_HOLDS = """
+WITH resolved AS (
+  UPDATE billing.holds h
+  SET state = CASE WHEN r.charge IS NULL THEN 'voided' ELSE 'settled' END, charged = r.charge,
+      resolved_at = clock_timestamp()
+  FROM unnest($1::uuid[], $2::numeric[]) AS r (attempt_id, charge)
+  WHERE h.attempt_id = r.attempt_id AND h.state IN ('open', 'in_doubt')
+  RETURNING h.tenant_id, h.user_id, h.task_id, h.day, h.amount, coalesce(r.charge, 0) AS charge
+), moves AS (
+  SELECT h.tenant_id, s.scope, s.subject, s.period, sum(h.amount) AS released, sum(h.charge) AS charged
+  FROM resolved h CROSS JOIN LATERAL (VALUES
+    ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
+    ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+  ) AS s (scope, subject, period)
+  WHERE s.subject IS NOT NULL
+  GROUP BY h.tenant_id, s.scope, s.subject, s.period
+), locked AS MATERIALIZED (
+  SELECT b.tenant_id, b.scope, b.subject, b.period, m.released, m.charged
+  FROM billing.balances b JOIN moves m USING (tenant_id, scope, subject, period)
+  ORDER BY b.tenant_id, b.scope, b.subject, b.period
+  FOR NO KEY UPDATE OF b
+)
+UPDATE billing.balances b SET held = b.held - l.released, charged = b.charged + l.charged
+FROM locked l
+WHERE (b.tenant_id, b.scope, b.subject, b.period) = (l.tenant_id, l.scope, l.subject, l.period)
+"""
+
+
+async def resolve_holds(connection: Connection, charges: Mapping[UUID, Decimal | None]) -> None:
+    """Settle holds with their charge, or void them where it is None. The caller has locked them."""
+    if charges:
+        await connection.execute(RESOLVE_HOLDS, list(charges), list(charges.values()))
+
+
+def _price(row: asyncpg.Record) -> Price:
+    return Price(
+        row["price_id"],
+        Rates(
+            row["input_mtok"],
+            row["cache_read_mtok"],
+            row["cache_write_5m_mtok"],
+            row["cache_write_1h_mtok"],
+            row["output_mtok"],
+        ),
+    )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
