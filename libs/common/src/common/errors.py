@@ -1,14 +1,15 @@
 """What can go wrong in every service, as one tree.
 
-    LanewayError
-    ├── ConfigurationError      a setting is missing or contradictory; exit code 2
-    ├── DecodeError             bytes that are no message of ours; belongs in the dead letters
-    └── Unavailable             a server we depend on did not do its part in time; try again later
-        ├── BrokerUnavailable   RabbitMQ: the outcome of a publish is unknown, repeat it with the same stable id
-        │   ├── LaneFull        the broker refused the message because a queue is at its limit
-        │   └── Unroutable      no queue is bound: the topology was not applied
-        ├── StoreUnavailable    PostgreSQL
-        └── CacheUnavailable    Redis
+LanewayError
+├── ConfigurationError      a setting is missing or contradictory; exit code 2
+├── DecodeError             bytes that are no message of ours; belongs in the dead letters
+├── PoisonError             a message, or a value in it, that can never succeed; belongs in the dead letters
+└── Unavailable             a server we depend on did not do its part in time; try again later
+    ├── BrokerUnavailable   RabbitMQ: the outcome of a publish is unknown, repeat it with the same stable id
+    │   ├── LaneFull        the broker refused the message because a queue is at its limit
+    │   └── Unroutable      no queue is bound: the topology was not applied
+    ├── StoreUnavailable    PostgreSQL
+    └── CacheUnavailable    Redis
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class DecodeError(LanewayError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class PoisonError(LanewayError):
+    """This message, or a value in it, can never succeed."""
 
 
 class Unavailable(LanewayError):

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from common.errors import StoreUnavailable
+from common.errors import PoisonError, StoreUnavailable
 from common.settings import Postgres
 from common.storable import storable_json
 
@@ -77,24 +77,30 @@ def _encode(value: object) -> str:
 
 
 @asynccontextmanager
-async def acquire(source: Pool, timeout: float) -> AsyncIterator[Connection]:  # noqa: ASYNC109
-    """A connection outside of a transaction, for a single statement. Raises `StoreUnavailable`."""
+async def acquire(source: Pool, timeout: float) -> AsyncIterator[Connection]:
+    """A connection outside of a transaction, for a single statement. Raises `StoreUnavailable` or `PoisonError`."""
     try:
         async with source.acquire(timeout=timeout) as connection:
             yield connection
     except TRANSIENT as error:
-        # A value that fits no column is an InterfaceError to the driver, but the message's fault: no later try helps.
+        # A value that fits no column is an InterfaceError to the driver, but no later try helps.
         if isinstance(error, ValueError):
-            raise
+            raise PoisonError(f"PostgreSQL cannot store a value: {error}") from error
         raise StoreUnavailable(f"PostgreSQL did not answer: {error!r}") from error
+    except asyncpg.DataError as error:
+        raise PoisonError(f"PostgreSQL cannot store a value: {error}") from error
 
 
 @asynccontextmanager
-async def transaction(
-    source: Pool, timeout: float, tenant_id: UUID | None = None  # noqa: ASYNC109
-) -> AsyncIterator[Connection]:
-    """A transaction; with a tenant it sees that tenant's rows alone. Raises `StoreUnavailable`."""
+async def transaction(source: Pool, timeout: float, tenant_id: UUID | None = None) -> AsyncIterator[Connection]:
+    """A transaction; with a tenant it sees that tenant's rows alone. Raises as `acquire` does."""
     async with acquire(source, timeout) as connection, connection.transaction():
         if tenant_id is not None:
             await connection.execute("SELECT set_config('app.tenant_id', $1, true)", str(tenant_id))
         yield connection
+
+
+async def answers(source: Pool, timeout: float) -> bool:
+    """Whether the database does, for the health checks. Raises `StoreUnavailable` where it does not."""
+    async with acquire(source, timeout) as connection:
+        return bool(await connection.fetchval("SELECT 1") == 1)

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from common.contracts import Contract
-from common.errors import BrokerUnavailable, ConfigurationError, DecodeError, Unavailable
+from common.errors import BrokerUnavailable, ConfigurationError, DecodeError, PoisonError, Unavailable
 from common.messaging.connection import Broker
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import CONTROL, control_queue
@@ -21,10 +21,6 @@ from common.messaging.topology import CONTROL, control_queue
 _log = structlog.get_logger(__name__)
 _OPEN_SECONDS = 10.0
 _RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
-
-
-class PoisonError(Exception):
-    """A handler's word that this message can never succeed."""
 
 
 @asynccontextmanager
@@ -121,6 +117,8 @@ class BatchConsumer(Generic[ItemT]):
         # Bounded by the prefetch: the broker sends no more until some are acknowledged.
         self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
         self.handled = 0
+        self.waiting = False
+        """Whether all that was delivered has been handled: while connected, the queue has no more to give."""
 
     async def run(self, broker: Broker) -> None:
         """Consume until cancelled. A batch that is being handled is finished first where the caller shields it."""
@@ -129,7 +127,9 @@ class BatchConsumer(Generic[ItemT]):
                 await self._handle(await self._collect())
 
     async def _collect(self) -> list[RabbitDelivery]:
+        self.waiting = self._buffer.empty()
         batch = [await self._buffer.get()]
+        self.waiting = False
         loop = asyncio.get_running_loop()
         until = loop.time() + self._policy.linger
         while len(batch) < self._policy.size:
