@@ -12,7 +12,7 @@ def main() -> int:
     """Do one command; a failure is one sentence and a non-zero status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = vars(_parser().parse_args())
-    command = arguments.pop("command")
+    command = arguments.pop("command").replace("-", "_")
     try:
         status: int = getattr(commands, command)(**arguments)
     except LocalError as error:
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add("up", "start the stack in the background", instance=None)
     add("down", "stop the stack", instance=None)
     add("demo", "start a stack, run tasks of all tiers against it, stop it", instance=None)
+    add("has-docker", "succeed if the stack can run by docker-compose.yml", instance=None)
     add("ps", "show what runs")
     add("topology", "apply the topology again")
     _add_logs(add("logs", "show the logs"))

@@ -76,7 +76,8 @@ class Child:
     def kill(self, by: signal.Signals) -> None:
         """Send a signal to the whole group. What dies of it is restarted like anything that crashed."""
         if self.pid:
-            os.killpg(self.pid, by)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, by)
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines it wrote."""
@@ -158,11 +159,17 @@ class Child:
             await asyncio.wait([self._keeper])
             self._keeper = None
         if self._process and self._process.returncode is None:
-            self._process.send_signal(by)
-            self._process.send_signal(signal.SIGCONT)  # one that is frozen could not hear it
+            self._send(by)
+            self._send(signal.SIGCONT)  # one that is frozen could not hear the first
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), self.spec.stop_seconds)
         await self._destroy()
+
+    def _send(self, by: signal.Signals) -> None:
+        """To the leader alone. Not by `Process.send_signal`, which may reap the process behind asyncio's back."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, by)
 
     async def _destroy(self) -> None:
         """Kill what is left of the group, once (its number may be given to others later), and wait for the leader."""

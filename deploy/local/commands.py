@@ -113,6 +113,11 @@ def _demo_by_compose() -> int:
         compose.stop(project, volumes=True)
 
 
+def has_docker() -> int:
+    """Succeed if the stack can run by docker-compose.yml here."""
+    return 0 if compose.usable() else 1
+
+
 def ps(name: str) -> int:
     """Print the table of processes."""
     if _by_compose(name):

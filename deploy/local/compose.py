@@ -46,11 +46,13 @@ def has_images(images: Iterable[str]) -> bool:
     return (
         shutil.which("docker") is not None
         and _succeeds("docker", "info")
-        and all(
-            _succeeds("docker", "image", "inspect", image) or _succeeds("docker", "pull", image, seconds=PULL_SECONDS)
-            for image in images
-        )
+        and all(is_present(image) or _succeeds("docker", "pull", image, seconds=PULL_SECONDS) for image in images)
     )
+
+
+def is_present(image: str) -> bool:
+    """Whether the engine has this image already."""
+    return _succeeds("docker", "image", "inspect", image)
 
 
 def start(project: str = PROJECT) -> dict[str, str]:
