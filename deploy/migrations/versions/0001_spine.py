@@ -17,4 +17,6 @@ def upgrade() -> None:
     for name in ("0001_roles_and_identity", "0002_billing", "0003_runtime", "0004_history"):
         script = _SQL.joinpath(f"{name}.sql").read_text(encoding="utf-8")
         # The driver itself: it takes a script of many statements, and leaves `%` alone where there are no parameters.
-        op.get_bind().connection.driver_connection.execute(script)
+        driver = op.get_bind().connection.driver_connection
+        assert driver is not None  # noqa: S101 - the engine has just opened it
+        driver.execute(script)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -18,8 +18,8 @@ from common.storable import storable_json
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
-    Pool = asyncpg.Pool[asyncpg.Record]
-    Connection = PoolConnectionProxy[asyncpg.Record]
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 # What may be different the next time: the server is away, restarting, out of connections, or chose another victim.
 TRANSIENT = (
@@ -67,7 +67,7 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
             created.terminate()
 
 
-async def _init(connection: Connection) -> None:
+async def _init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     for kind in ("json", "jsonb"):
         await connection.set_type_codec(kind, encoder=_encode, decoder=orjson.loads, schema="pg_catalog")
 

@@ -87,5 +87,7 @@ async def append(client: Client, log: str, events: Sequence[StreamEvent], *, cre
 async def read(client: Client, log: str, after: EventId, count: int) -> list[StreamEvent]:
     """At most that many events after an id. Raises `CacheUnavailable`."""
     with reporting():
-        entries = await client.xrange(log, min=f"({after}", max="+", count=count)
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = await client.xrange(  # type: ignore[assignment]
+            log, min=f"({after}", max="+", count=count
+        )
         return [decode(fields[b"e"]) for _, fields in entries]

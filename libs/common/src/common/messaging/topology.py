@@ -156,7 +156,9 @@ def _permissions() -> tuple[Permission, ...]:
     nothing = "^$"
     return (
         Permission(GATEWAY, f"^{own_control}$", f"^({TASKS}|{CONTROL}|{own_control})$", f"^({CONTROL}|{own_control})$"),
-        Permission(AGENT_WORKER, f"^{own_control}$", f"^({EVENTS}|{own_control})$", rf"^(tasks\..*|{CONTROL}|{own_control})$"),
+        Permission(
+            AGENT_WORKER, f"^{own_control}$", f"^({EVENTS}|{own_control})$", rf"^(tasks\..*|{CONTROL}|{own_control})$"
+        ),
         Permission(PERSISTER, nothing, nothing, r"^(events\.persister|dead\..*)$"),
         Permission(BILLING, nothing, nothing, r"^events\.billing$"),
     )

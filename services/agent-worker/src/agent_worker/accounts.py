@@ -1,0 +1,156 @@
+"""The leave to make a model call, and the account of it: PostgreSQL before, the usage record on RabbitMQ after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+
+from agent_worker.checkpoint import Checkpoint
+from agent_worker.providers.base import CallMeter
+from agent_worker.repository import CallRequest, Leave, RunRepository
+from common.contracts import TaskSubmitted, UsageRecorded
+from common.contracts.base import now
+from common.contracts.identifiers import attempt_id
+from common.errors import BrokerUnavailable, StoreUnavailable
+from common.messaging.publisher import Publisher
+from common.messaging.topology import EVENTS
+
+_log = structlog.get_logger(__name__)
+_PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
+_WAIT_FOR_HOLDS_SECONDS = 30.0
+T = TypeVar("T")
+
+
+class RunLostError(Exception):
+    """Another worker holds the fence: nothing that this one still does may count."""
+
+
+class CancelRequestedError(Exception):
+    """The run's cancel was asked for."""
+
+
+class BudgetExceededError(Exception):
+    """The next call does not fit into a cap."""
+
+    def __init__(self, scope: str, amount: Decimal, cap: Decimal) -> None:
+        super().__init__(f"the next model call could cost {amount:f} USD, which the {scope} cap of {cap:f} USD forbids")
+        self.scope = scope
+
+
+class UnpricedModelError(Exception):
+    """The model has no price, so no call of it can be held against a cap."""
+
+
+async def until_available(action: Callable[[], Awaitable[T]]) -> T:
+    """Repeat an action that is safe to repeat until its server answers; the caller's deadline bounds it."""
+    attempt = 0
+    while True:
+        try:
+            return await action()
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
+            _log.warning("run.waits_for_server", error=str(error), seconds=pause)
+            attempt += 1
+            await asyncio.sleep(pause)
+
+
+class RunAccounts:
+    """The `Calls` of one run (see `agent_worker.loop`)."""
+
+    def __init__(
+        self,
+        task: TaskSubmitted,
+        fence: int,
+        calls: int,
+        served_by: tuple[str, str],
+        repository: RunRepository,
+        publisher: Publisher,
+        checkpoint: Checkpoint,
+    ) -> None:
+        """`calls` have been made in earlier acquisitions; `served_by` is the provider and its model."""
+        self._task = task
+        self._fence = fence
+        self._calls = calls
+        self._provider, self._model = served_by
+        self._repository = repository
+        self._publisher = publisher
+        self._checkpoint = checkpoint
+
+    async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
+        """Take leave for one call: the hold, the fence and the checkpoint in one transaction."""
+        self._calls += 1
+        attempt = attempt_id(self._task.task_id, step, self._calls)
+        request = CallRequest(
+            attempt,
+            step,
+            self._calls,
+            self._task.user_id,
+            self._provider,
+            self._model,
+            input_bound,
+            max_output_tokens,
+            self._task.max_cost_usd,
+        )
+        until = asyncio.get_running_loop().time() + _WAIT_FOR_HOLDS_SECONDS
+        pause = 0.02
+        while (leave := await self._ask(request)).verdict == "wait":
+            if asyncio.get_running_loop().time() > until:
+                raise _too_dear(leave)
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 2)
+        _raise_unless_held(leave)
+        return attempt
+
+    async def _ask(self, request: CallRequest) -> Leave:
+        saved = self._checkpoint.unsaved
+        leave = await until_available(
+            lambda: self._repository.begin_call(self._task.task_id, self._fence, request, saved)
+        )
+        if leave.verdict != "fenced":
+            self._checkpoint.saved()
+        return leave
+
+    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
+        """Publish what the call used; the run does not go on before the broker has it."""
+        record = UsageRecorded(
+            attempt_id=attempt,
+            task_id=self._task.task_id,
+            tenant_id=self._task.tenant_id,
+            user_id=self._task.user_id,
+            agent=self._task.agent,
+            provider=self._provider,
+            model=self._model,
+            step=step,
+            call=self._calls,
+            fence=self._fence,
+            usage=meter.usage,
+            estimated=meter.estimated,
+            provider_request_id=meter.request_id,
+            metadata=self._task.metadata,
+            recorded_at=now(),
+        )
+        await until_available(
+            lambda: self._publisher.publish(
+                EVENTS, record.kind, record, subject=record.task_id, stable_id=str(record.attempt_id)
+            )
+        )
+
+
+def _raise_unless_held(leave: Leave) -> None:
+    if leave.verdict == "fenced":
+        raise RunLostError
+    if leave.verdict == "cancelled":
+        raise CancelRequestedError
+    if leave.verdict == "unpriced":
+        raise UnpricedModelError
+    if leave.verdict == "exceeded":
+        raise _too_dear(leave)
+
+
+def _too_dear(leave: Leave) -> BudgetExceededError:
+    return BudgetExceededError(leave.scope or "", leave.amount or Decimal(0), leave.cap or Decimal(0))

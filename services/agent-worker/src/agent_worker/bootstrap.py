@@ -1,0 +1,115 @@
+"""The composition root: everything a worker is made of, put together in the order in which it is taken down again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+import httpx2
+
+from agent_worker.lanes import guaranteed_slots
+from agent_worker.metrics import SLOTS
+from agent_worker.providers.anthropic import AnthropicMessages
+from agent_worker.providers.base import Provider
+from agent_worker.providers.openai import client as openai_client
+from agent_worker.providers.openai_chat import OpenAIChat
+from agent_worker.providers.openai_responses import OpenAIResponses
+from agent_worker.providers.scripted import Scripted
+from agent_worker.repository import RunRepository
+from agent_worker.resilience.retry import Retry
+from agent_worker.runner import Equipment, Runner
+from agent_worker.settings import WorkerSettings, worker_name
+from agent_worker.stream_writer import StreamWriter
+from agent_worker.supervisor import Supervisor
+from agent_worker.tools.builtin import builtin_tools, toolboxes
+from common import postgres, redis
+from common.catalogue import load_catalogue
+from common.health import serving_health
+from common.lifecycle import stop, until_stopped
+from common.messaging.connection import Broker
+from common.messaging.consumer import consuming, hearing_control
+from common.messaging.publisher import publisher
+from common.messaging.topology import AGENT_WORKER, lane
+
+_REDIS_CONNECTIONS = 4
+
+
+async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
+    """Run a worker until it is asked to stop, then drain it."""
+    async with AsyncExitStack() as stack:
+        catalogue = load_catalogue(settings.catalogue.dir)
+        pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER))
+        state = await stack.enter_async_context(
+            redis.client(
+                settings.redis.state_url.get_secret_value(),
+                timeout=settings.redis.timeout,
+                connections=_REDIS_CONNECTIONS,
+            )
+        )
+        publish = await stack.enter_async_context(publisher(settings.rabbit, AGENT_WORKER))
+        broker = await stack.enter_async_context(Broker(settings.rabbit, f"{AGENT_WORKER}/consume"))
+        repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=settings.lease_seconds))
+        supervisor = Supervisor(repository, settings.lease_seconds)
+        writer = StreamWriter(state, supervisor.fenced_off)
+        equipment = Equipment(
+            settings=settings,
+            worker=worker_name(),
+            catalogue=catalogue,
+            providers=await stack.enter_async_context(_providers(settings)),
+            toolboxes=toolboxes(catalogue, builtin_tools()),
+            repository=repository,
+            publisher=publish,
+            writer=writer,
+            redis=state,
+            retry=Retry(),
+        )
+        supervisor.runner = Runner(equipment, supervisor.note_run)
+
+        async def broker_ready() -> bool:
+            return broker.ready and publish.ready and not stopping.is_set()
+
+        checks = {"rabbitmq": broker_ready, "postgresql": repository.answers}
+        await stack.enter_async_context(serving_health(settings.health, checks))
+        tasks = [
+            asyncio.create_task(supervisor.keep_leases(), name="leases"),
+            asyncio.create_task(writer.run(), name="streams"),
+        ]
+        await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
+        try:
+            async with AsyncExitStack() as consumers:
+                for tier, slots in guaranteed_slots(settings.slots, catalogue.tiers).items():
+                    SLOTS.labels(tier=tier).set(slots)
+                    await consumers.enter_async_context(
+                        consuming(broker, lane(tier), prefetch=slots, on_delivery=supervisor.start)
+                    )
+                await until_stopped(stopping, *tasks)
+            await supervisor.drain(settings.grace_seconds)
+            await writer.flush()
+        finally:
+            await stop(*tasks)
+
+
+@asynccontextmanager
+async def _providers(settings: WorkerSettings) -> AsyncIterator[dict[str, Provider]]:
+    timeout = httpx2.Timeout(settings.first_token_timeout, connect=5.0)
+    connections = settings.slots + 8
+    providers: dict[str, Provider] = {"scripted": Scripted()}
+    if settings.anthropic is not None:
+        access = settings.anthropic
+        providers["messages"] = AnthropicMessages(
+            access.api_key.get_secret_value(), access.base_url, timeout, connections
+        )
+    if settings.openai is not None:
+        shared = openai_client(
+            settings.openai.api_key.get_secret_value(), settings.openai.base_url, timeout, connections
+        )
+        providers["chat"] = OpenAIChat(shared)
+        providers["responses"] = OpenAIResponses(shared)
+    try:
+        yield providers
+    finally:
+        for provider in providers.values():
+            await provider.close()

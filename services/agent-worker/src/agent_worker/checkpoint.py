@@ -1,0 +1,70 @@
+"""What of a run survives its worker: finished steps, as they are stored and as they are taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from agent_worker.loop import Step
+from agent_worker.providers.base import Turn
+from agent_worker.repository import SavedStep
+from common.contracts.events import EventId
+from common.contracts.runs import RunMessage
+from common.contracts.usage import Usage
+
+
+class Checkpoint:
+    """The finished steps of a run: those that are stored, and the one that is stored with the next model call."""
+
+    def __init__(self, steps: Iterable[SavedStep] = ()) -> None:
+        self.unsaved: SavedStep | None = None
+        self._stored = list(steps)
+        self._steps = [_step(saved) for saved in self._stored]
+
+    @property
+    def next_step(self) -> int:
+        """The number of the step that the run goes on with."""
+        return len(self._steps) + 1
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """What the finished steps added to the conversation."""
+        return tuple(turn for step in self._steps for turn in step.turns)
+
+    @property
+    def usage(self) -> Usage:
+        """What the finished steps used."""
+        return sum((step.usage for step in self._steps), Usage())
+
+    @property
+    def stands_until(self) -> EventId | None:
+        """The last event that still stands when the run is taken up from here."""
+        return EventId(self._stored[-1].fence, self._stored[-1].last_seq) if self._stored else None
+
+    def add(self, step: Step, stands_until: EventId) -> None:
+        """A step is finished, and its events are durable."""
+        self._steps.append(step)
+        self.unsaved = SavedStep(step.number, stands_until.fence, stands_until.seq, _state(step))
+
+    def saved(self) -> None:
+        """The step that was unsaved is stored."""
+        self.unsaved = None
+
+    def messages(self, last: Step | None) -> tuple[RunMessage, ...]:
+        """All turns that the run added, for the history."""
+        steps = [*self._steps, last] if last is not None else self._steps
+        return tuple(
+            RunMessage(step=step.number, role=turn.role, content=turn.content) for step in steps for turn in step.turns
+        )
+
+
+def _state(step: Step) -> dict[str, Any]:
+    return {
+        "turns": [{"role": turn.role, "content": list(turn.content)} for turn in step.turns],
+        "usage": step.usage.model_dump(),
+    }
+
+
+def _step(saved: SavedStep) -> Step:
+    turns = tuple(Turn(turn["role"], tuple(turn["content"])) for turn in saved.state["turns"])
+    return Step(saved.number, turns, Usage.model_validate(saved.state["usage"]))

@@ -1,0 +1,260 @@
+"""The agent loop: ask the model, run the tools it asks for, repeat until it ends its turn.
+
+An async generator of what happens. It knows nothing of brokers, databases or HTTP: before each model call it asks
+`Calls` for leave, which checks the fence, saves the step before, and takes the money hold; after each it reports what
+the call used. It may be cancelled at any await; what a call used until it was cut is reported all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from agent_worker.providers.base import (
+    Block,
+    CallMeter,
+    ModelRequest,
+    Piece,
+    Provider,
+    ProviderError,
+    StopReason,
+    TextDelta,
+    ToolCall,
+    Turn,
+)
+from agent_worker.resilience.retry import Retry
+from agent_worker.tools.base import Toolbox, ToolResult
+from common.contracts.usage import Usage
+
+
+class MaxStepsReachedError(Exception):
+    """The model still asks for tools in the last step that it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished step, as it is checkpointed: the turns it added and what its calls used."""
+
+    number: int
+    turns: tuple[Turn, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A tool is about to run."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    """A tool's result, as the model will see it."""
+
+    result: ToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class CallUsed:
+    """A model call is over, and used this."""
+
+    usage: Usage
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The call failed and is made again after some seconds. What the step has said so far no longer stands."""
+
+    error: ProviderError
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """The step is complete; another follows."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The model ended its turn: the run is complete."""
+
+    step: Step
+    text: str
+    stop_reason: StopReason
+
+
+Happening = Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | Answered
+
+
+class Calls(Protocol):
+    """The leave to make a model call, and the account of it."""
+
+    async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
+        """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had."""
+
+    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
+        """Account for a call that ended, in whatever way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a task is run: everything that does not change while it runs."""
+
+    model: str
+    system: str
+    max_steps: int
+    max_output_tokens: int
+    temperature: float | None
+
+
+class AgentLoop:
+    """One run of the loop."""
+
+    def __init__(self, plan: Plan, provider: Provider, tools: Toolbox, calls: Calls, retry: Retry) -> None:
+        self._plan = plan
+        self._provider = provider
+        self._tools = tools
+        self._calls = calls
+        self._retry = retry
+        self._random = random.Random()  # noqa: S311 - jitter
+
+    async def run(self, turns: tuple[Turn, ...], first_step: int = 1) -> AsyncGenerator[Happening, None]:
+        """Run from a step on, after the given turns.
+
+        Raises `ProviderError` where the model failed for good, `MaxStepsReachedError`, and what `Calls` raises.
+        """
+        for number in range(first_step, self._plan.max_steps + 1):
+            pieces: list[Piece] = []
+            used = Usage()
+            async with aclosing(self._ask(number, turns, pieces)) as happenings:
+                async for happening in happenings:
+                    if isinstance(happening, CallUsed):
+                        used = used + happening.usage
+                    yield happening
+            said = _assistant(pieces)
+            calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+            if not calls:
+                yield Answered(Step(number, (said,), used), _text(pieces), self._stop_reason)
+                return
+            if number == self._plan.max_steps:
+                break
+            for call in calls:
+                yield ToolStarted(call)
+            results = await asyncio.gather(*(self._tools.run(call) for call in calls))
+            for result in results:
+                yield ToolEnded(result)
+            step = Step(number, (said, _tool_turn(results)), used)
+            turns = (*turns, *step.turns)
+            yield StepEnded(step)
+        raise MaxStepsReachedError(f"the model asked for tools in each of its {self._plan.max_steps} steps")
+
+    async def _ask(self, step: int, turns: tuple[Turn, ...], pieces: list[Piece]) -> AsyncGenerator[Happening, None]:
+        """Call the model until it answers, or fails for good."""
+        failures = 0
+        while True:
+            meter = CallMeter()
+            try:
+                async with aclosing(self._call(step, turns, meter)) as stream:
+                    async for piece in stream:
+                        pieces.append(piece)
+                        if isinstance(piece, TextDelta):
+                            yield Token(piece.text)
+            except ProviderError as error:
+                failures += 1
+                delay = self._retry.delay(failures, error, self._random)
+                yield CallUsed(meter.usage, meter.estimated)
+                if delay is None:
+                    raise
+                pieces.clear()
+                yield Retrying(error, delay)
+                await asyncio.sleep(delay)
+            else:
+                self._stop_reason = meter.stop_reason
+                yield CallUsed(meter.usage, estimated=False)
+                return
+
+    async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        plan = self._plan
+        bound = input_bound(plan.system, turns, self._tools)
+        attempt = await self._calls.begin(step, bound, plan.max_output_tokens)
+        request = ModelRequest(
+            plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
+        )
+        try:
+            async with aclosing(self._provider.stream(request, meter)) as stream:
+                async for piece in stream:
+                    yield piece
+        finally:
+            # However it ended: what was used is accounted for before anything else happens.
+            settle_meter(meter, bound)
+            await self._calls.record(attempt, step, meter)
+
+
+def settle_meter(meter: CallMeter, bound: int) -> None:
+    """Where the provider's count did not arrive, put an estimate from what was received in its place.
+
+    A call that the provider never accepted used nothing. One that it accepted has read the input at least.
+    """
+    if meter.final or not meter.accepted:
+        return
+    counted = meter.usage
+    read = counted.input_tokens if counted.total_input_tokens else -(-bound // _BYTES_PER_TOKEN)
+    written = max(counted.output_tokens, -(-meter.received_bytes // _BYTES_PER_TOKEN))
+    meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
+    meter.estimated = True
+
+
+# The usual length of a token in English text; only for estimates, never for a bound.
+_BYTES_PER_TOKEN = 4
+_BYTES_PER_TURN = 64
+_BYTES_PER_CALL = 1024
+
+
+def input_bound(system: str, turns: tuple[Turn, ...], tools: Toolbox) -> int:
+    """A number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more, and what the
+    providers wrap around each message and tool."""
+    text = sum(len(str(value).encode()) for turn in turns for block in turn.content for value in block.values())
+    schemas = sum(len(f"{tool.name}{tool.description}{tool.schema}".encode()) for tool in tools.specs)
+    return len(system.encode()) + text + schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
+
+
+def _assistant(pieces: list[Piece]) -> Turn:
+    blocks: list[Block] = []
+    text = _text(pieces)
+    if text:
+        blocks.append({"type": "text", "text": text})
+    blocks += [
+        {"type": "tool_call", "id": piece.id, "name": piece.name, "arguments": piece.arguments}
+        for piece in pieces
+        if isinstance(piece, ToolCall)
+    ]
+    return Turn("assistant", tuple(blocks))
+
+
+def _text(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
+
+
+def _tool_turn(results: list[ToolResult]) -> Turn:
+    return Turn(
+        "tool",
+        tuple(
+            {"type": "tool_result", "id": r.id, "name": r.name, "content": r.content, "is_error": r.is_error}
+            for r in results
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Model providers: one module for each API, the only importers of the SDKs."""

@@ -1,0 +1,179 @@
+"""Anthropic's Messages API through its SDK."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import anthropic
+import httpx2
+from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
+from agent_worker.providers.base import (
+    Block,
+    CallMeter,
+    ModelRequest,
+    PermanentError,
+    Piece,
+    ProviderError,
+    StopReason,
+    TextDelta,
+    TransientError,
+    Turn,
+)
+from agent_worker.providers.errors import from_status
+from agent_worker.providers.tool_calls import tool_call
+from common.contracts.usage import Usage
+
+_STOP: dict[str, StopReason] = {"tool_use": "tool_use", "max_tokens": "max_tokens", "refusal": "refusal"}
+_ERROR_STATUS = {
+    "overloaded_error": 529,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+}
+
+
+class AnthropicMessages:
+    """One client for the process: its connections are shared by all runs."""
+
+    name = "anthropic"
+
+    def __init__(self, api_key: str, base_url: str | None, timeout: httpx2.Timeout, connections: int) -> None:
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = AsyncAnthropic(
+            api_key=api_key,
+            base_url=base_url,
+            # The worker is the only retry loop: a silent retry would be billed where nobody sees it.
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultAsyncHttpxClient(limits=limits, timeout=timeout),
+        )
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """See `Provider.stream`."""
+        try:
+            async with await self._client.messages.create(**_arguments(request), stream=True) as events:
+                meter.accepted = True
+                meter.request_id = events.response.headers.get("request-id")
+                async for piece in _pieces(events, meter):
+                    yield piece
+        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError) as error:
+            raise translate(error) from error
+        if not meter.final:
+            raise TransientError("stream_cut", "the provider's stream ended before the answer did")
+
+    async def close(self) -> None:
+        """See `Provider.close`."""
+        await self._client.close()
+
+
+async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
+    calls: dict[int, tuple[str, str, list[str]]] = {}
+    async for event in events:
+        if event.type == "content_block_delta":
+            if event.delta.type == "text_delta":
+                meter.received_bytes += len(event.delta.text.encode())
+                yield TextDelta(event.delta.text)
+            elif event.delta.type == "input_json_delta":
+                meter.received_bytes += len(event.delta.partial_json)
+                calls[event.index][2].append(event.delta.partial_json)
+        elif event.type == "content_block_start" and event.content_block.type == "tool_use":
+            calls[event.index] = (event.content_block.id, event.content_block.name, [])
+        elif event.type == "content_block_stop" and event.index in calls:
+            yield tool_call(*calls.pop(event.index))
+        else:
+            _count(event, meter)
+
+
+def _count(event: Any, meter: CallMeter) -> None:
+    if event.type == "message_start":
+        meter.usage = _usage(event.message.usage, Usage())
+    elif event.type == "message_delta":
+        meter.usage = _usage(event.usage, meter.usage)
+        meter.stop_reason = _STOP.get(event.delta.stop_reason or "", "end_turn")
+    elif event.type == "message_stop":
+        meter.final = True
+
+
+def _usage(counted: Any, before: Usage) -> Usage:
+    """Anthropic counts apart what was read from and written to the cache; later counts are cumulative, not added."""
+    creation = getattr(counted, "cache_creation", None)
+    written = counted.cache_creation_input_tokens
+    one_hour = creation.ephemeral_1h_input_tokens if creation is not None else before.cache_write_1h_tokens
+    five_minutes = before.cache_write_5m_tokens if written is None else max(0, written - one_hour)
+    details = counted.output_tokens_details
+    reasoning = getattr(details, "thinking_tokens", None) or 0 if details is not None else before.reasoning_tokens
+    tools = counted.server_tool_use
+    return Usage(
+        input_tokens=_newer(counted.input_tokens, before.input_tokens),
+        cache_read_tokens=_newer(counted.cache_read_input_tokens, before.cache_read_tokens),
+        cache_write_5m_tokens=five_minutes,
+        cache_write_1h_tokens=one_hour,
+        output_tokens=_newer(counted.output_tokens, before.output_tokens),
+        reasoning_tokens=min(reasoning, _newer(counted.output_tokens, before.output_tokens)),
+        server_tool_calls=_tool_counts(tools) if tools is not None else before.server_tool_calls,
+        service_tier=getattr(counted, "service_tier", None) or before.service_tier,
+    )
+
+
+def _newer(value: int | None, before: int) -> int:
+    return before if value is None else value
+
+
+def _tool_counts(tools: Any) -> dict[str, int]:
+    return {name: count for name, count in tools.model_dump().items() if isinstance(count, int) and count}
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": request.max_output_tokens,
+        "system": request.system,
+        "messages": [_message(turn) for turn in request.turns],
+        "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
+    }
+    if request.tools:
+        arguments["tools"] = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
+        ]
+    if request.temperature is not None:
+        arguments["temperature"] = min(request.temperature, 1.0)  # Anthropic's range ends at 1, OpenAI's at 2
+    return arguments
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    role = "assistant" if turn.role == "assistant" else "user"
+    return {"role": role, "content": [_block(block) for block in turn.content]}
+
+
+def _block(block: Block) -> dict[str, Any]:
+    if block["type"] == "tool_call":
+        return {"type": "tool_use", "id": block["id"], "name": block["name"], "input": block["arguments"]}
+    if block["type"] == "tool_result":
+        return {
+            "type": "tool_result",
+            "tool_use_id": block["id"],
+            "content": block["content"],
+            "is_error": block["is_error"],
+        }
+    return {"type": "text", "text": block["text"]}
+
+
+def translate(error: Exception) -> ProviderError:
+    """Every error that the SDK can raise, as one of ours."""
+    if isinstance(error, anthropic.APIStatusError):
+        # An error inside a stream that began well comes with the response's 200: its type tells what it is.
+        status = error.status_code if error.status_code >= 400 else _ERROR_STATUS.get(error.type or "", 500)
+        return from_status(status, error.error_code, error.message, error.response.headers)
+    if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException):
+        return TransientError("provider_timeout", "the provider did not answer in time")
+    if isinstance(error, anthropic.CredentialsError):
+        return PermanentError("provider_refused_credentials", str(error))
+    if isinstance(error, anthropic.APIError | anthropic.RetryableError | httpx2.HTTPError | ValueError):
+        return TransientError("provider_unavailable", f"the connection or the answer was broken: {error}")
+    return PermanentError("provider_refused_request", str(error))

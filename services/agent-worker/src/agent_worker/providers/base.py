@@ -1,0 +1,123 @@
+"""What the agent loop asks of a model and gets from it, in one vocabulary for all providers.
+
+A conversation is a list of turns; a turn is a list of blocks, plain JSON, as they are kept in checkpoints:
+
+    {"type": "text", "text": …}
+    {"type": "tool_call", "id": …, "name": …, "arguments": {…}}
+    {"type": "tool_result", "id": …, "name": …, "content": …, "is_error": …}
+
+Errors of a provider:
+
+    ProviderError
+    ├── TransientError   may succeed later: rate limit, overload, time-out, a broken connection or answer
+    └── PermanentError   will not: a bad request, a bad key, a quota that is used up
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+from common.contracts.usage import Usage
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as the model sees it; `schema` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call. `attempt_id` goes along as the client's request id, so that both sides' books can be compared."""
+
+    model: str
+    system: str
+    turns: tuple[Turn, ...]
+    tools: tuple[ToolSpec, ...]
+    max_output_tokens: int
+    temperature: float | None
+    attempt_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call, complete. `malformed` says why its arguments are none; then they are empty."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    malformed: str | None = None
+
+
+Piece = TextDelta | ToolCall
+StopReason = Literal["end_turn", "tool_use", "max_tokens", "refusal"]
+
+
+@dataclass(slots=True)
+class CallMeter:
+    """What one call used, as far as is known at this moment; readable after the call was cut.
+
+    `final` is set once the provider's own count of the whole call has arrived, `estimated` where ours stands in for it.
+    """
+
+    usage: Usage = field(default_factory=Usage)
+    request_id: str | None = None
+    received_bytes: int = 0
+    accepted: bool = False
+    final: bool = False
+    estimated: bool = False
+    stop_reason: StopReason = "end_turn"
+
+
+class Provider(Protocol):
+    """One API of one provider."""
+
+    name: str
+
+    def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """Stream the answer, keeping the meter. Raises `ProviderError`. Closing the iterator cuts the call."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+
+
+class ProviderError(Exception):
+    """A model call failed."""
+
+    def __init__(self, reason: str, message: str, *, retry_after: float | None = None) -> None:
+        """`reason` is a stable word; `retry_after` is the provider's wish, in seconds, not yet bounded."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+
+class TransientError(ProviderError):
+    """May succeed later."""
+
+
+class PermanentError(ProviderError):
+    """Will not succeed however often it is tried."""

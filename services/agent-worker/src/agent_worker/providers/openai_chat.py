@@ -1,0 +1,129 @@
+"""Chat Completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from agent_worker.providers import openai as sdk
+from agent_worker.providers.base import (
+    CallMeter,
+    ModelRequest,
+    Piece,
+    StopReason,
+    TextDelta,
+    TransientError,
+    Turn,
+)
+from agent_worker.providers.tool_calls import tool_call
+from common.contracts.usage import Usage
+
+_STOP: dict[str, StopReason] = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+
+
+class OpenAIChat:
+    """Chat Completions of OpenAI, or of any endpoint that speaks them."""
+
+    name = "openai"
+
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self._client = client
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """See `Provider.stream`."""
+        try:
+            async with await self._client.chat.completions.create(**_arguments(request), stream=True) as chunks:
+                meter.accepted = True
+                meter.request_id = chunks.response.headers.get("x-request-id")
+                async for piece in _pieces(chunks, meter):
+                    yield piece
+        except sdk.RAISED as error:
+            raise sdk.translate(error) from error
+        if not meter.final:
+            raise TransientError("stream_cut", "the provider's stream ended before the answer did")
+
+    async def close(self) -> None:
+        """See `Provider.close`."""
+        await self._client.close()
+
+
+async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
+    calls: dict[int, tuple[str, str, list[str]]] = {}
+    finished = False
+    async for chunk in chunks:
+        if chunk.usage is not None:  # in the last chunk, with `include_usage`
+            meter.usage = _usage(chunk.usage)
+            meter.final = finished
+        for choice in chunk.choices:
+            if choice.delta.content:
+                meter.received_bytes += len(choice.delta.content.encode())
+                yield TextDelta(choice.delta.content)
+            for fragment in choice.delta.tool_calls or ():
+                _collect(calls, fragment, meter)
+            if choice.finish_reason is not None:
+                meter.stop_reason = _STOP.get(choice.finish_reason, "end_turn")
+                finished = True
+    for index in sorted(calls if meter.final else ()):
+        yield tool_call(*calls[index])
+
+
+def _usage(counted: Any) -> Usage:
+    return sdk.usage(
+        counted.prompt_tokens,
+        counted.completion_tokens,
+        counted.prompt_tokens_details,
+        counted.completion_tokens_details,
+    )
+
+
+def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter: CallMeter) -> None:
+    if fragment.index not in calls:
+        calls[fragment.index] = (fragment.id, fragment.function.name, [])
+    text = fragment.function.arguments or ""
+    meter.received_bytes += len(text)
+    calls[fragment.index][2].append(text)
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}]
+    for turn in request.turns:
+        messages.extend(_messages(turn))
+    arguments: dict[str, Any] = {
+        "model": request.model,
+        "messages": messages,
+        "max_completion_tokens": request.max_output_tokens,
+        "stream_options": {"include_usage": True},
+        "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
+    }
+    if request.tools:
+        arguments["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema},
+            }
+            for tool in request.tools
+        ]
+    if request.temperature is not None:
+        arguments["temperature"] = request.temperature
+    return arguments
+
+
+def _messages(turn: Turn) -> list[dict[str, Any]]:
+    if turn.role == "tool":
+        return [{"role": "tool", "tool_call_id": block["id"], "content": block["content"]} for block in turn.content]
+    text = "".join(block["text"] for block in turn.content if block["type"] == "text")
+    message: dict[str, Any] = {"role": turn.role, "content": text}
+    calls = [
+        {
+            "id": block["id"],
+            "type": "function",
+            "function": {"name": block["name"], "arguments": sdk.arguments_json(block["arguments"])},
+        }
+        for block in turn.content
+        if block["type"] == "tool_call"
+    ]
+    if calls:
+        message["tool_calls"] = calls
+    return [message]

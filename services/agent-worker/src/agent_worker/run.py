@@ -1,0 +1,270 @@
+"""One acquired run from its first event to its one end.
+
+The order of what is made durable, which every crash is measured against: a step's events are confirmed by the broker
+before its checkpoint is written; a call's usage is confirmed before the run goes on; the end is decided in PostgreSQL
+before it is published, and published before the message is acknowledged. Redelivery repairs what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from agent_worker import loop
+from agent_worker.accounts import (
+    BudgetExceededError,
+    CancelRequestedError,
+    RunAccounts,
+    RunLostError,
+    UnpricedModelError,
+    until_available,
+)
+from agent_worker.checkpoint import Checkpoint
+from agent_worker.loop import AgentLoop, Answered, Happening, MaxStepsReachedError, Step
+from agent_worker.progress import RunLog
+from agent_worker.providers.base import ProviderError, Turn
+from agent_worker.repository import RunRepository
+from common.contracts import RunFinished, RunProgressed, TaskSubmitted
+from common.contracts.base import now
+from common.contracts.runs import RunError, TerminalStatus
+from common.contracts.usage import Usage
+from common.messaging.publisher import Publisher
+from common.messaging.topology import EVENTS
+
+_log = structlog.get_logger(__name__)
+
+
+class StopReason(Enum):
+    """Why a run is stopped from outside."""
+
+    CANCELLED = "its cancel was asked for"
+    LOST = "another worker has it"
+    DRAINING = "this worker stops"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended."""
+
+    status: TerminalStatus
+    step: Step | None = None
+    output: str | None = None
+    stop_reason: str | None = None
+    error: RunError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """What the acquisition gave: the right to write, and what earlier ones left."""
+
+    fence: int
+    attempts: int
+    started_at: datetime
+
+
+class Run:
+    """A run that this worker holds."""
+
+    def __init__(
+        self,
+        task: TaskSubmitted,
+        acquired: Acquired,
+        agent_loop: AgentLoop,
+        served_by: tuple[str, str],
+        timeout: float,
+        accounts: RunAccounts,
+        checkpoint: Checkpoint,
+        log: RunLog,
+        repository: RunRepository,
+        publisher: Publisher,
+    ) -> None:
+        self.task = task
+        self.log = log
+        self.fence = acquired.fence
+        self._acquired = acquired
+        self._loop = agent_loop
+        self._provider, self._model = served_by
+        self._timeout = timeout
+        self._accounts = accounts
+        self._checkpoint = checkpoint
+        self._repository = repository
+        self._publisher = publisher
+        self._usage = checkpoint.usage
+        self._step_began = checkpoint.stands_until
+        self._working: asyncio.Task[Ending] | None = None
+        self.ended = False
+        self._stop_reason: StopReason | None = None
+
+    def stop(self, reason: StopReason) -> None:
+        """Cut the run at whatever it awaits. The first reason counts."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            if self._working is not None:
+                self._working.cancel()
+
+    async def execute(self) -> RunFinished | None:
+        """Run to the end, and decide it; None where the run goes on elsewhere."""
+        self._begin()
+        self._working = asyncio.create_task(self._work(), name=f"run:{self.task.task_id}")
+        if self._stop_reason is not None:
+            self._working.cancel()
+        try:
+            ending = await self._outcome(self._working)
+        finally:
+            self.ended = True
+            self._working.cancel()
+        if self._stop_reason is StopReason.LOST:
+            return None
+        if ending is None and self._stop_reason is StopReason.DRAINING:
+            await self._give_back()
+            return None
+        return await self._finish(ending or Ending("cancelled", error=_CANCELLED))
+
+    async def _outcome(self, working: asyncio.Task[Ending]) -> Ending | None:
+        """How the run ended; None where it was stopped."""
+        try:
+            return await working
+        except asyncio.CancelledError:
+            if self._stop_reason is None:  # it is this task that was cancelled, not the run
+                raise
+        except CancelRequestedError:
+            self._stop_reason = StopReason.CANCELLED
+        except RunLostError:
+            self._stop_reason = StopReason.LOST
+        return None
+
+    def _begin(self) -> None:
+        if self.fence == 1:
+            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1})
+            self._step_began = self.log.last_id
+            return
+        stands = self._checkpoint.stands_until
+        after = str(stands) if stands is not None else None
+        self.log.emit(
+            "reset", {"after": after, "reason": "taken over", "attempt": self._acquired.attempts, "model": self._model}
+        )
+
+    async def _work(self) -> Ending:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._loop_through()
+        except TimeoutError:
+            return self._failed("timeout", f"the run took longer than {self._timeout:g} s")
+        except BudgetExceededError as error:
+            return self._failed("budget_exceeded", str(error))
+        except UnpricedModelError:
+            return self._failed("model_unpriced", f"the model {self._model} has no price, so it cannot be called")
+        except MaxStepsReachedError as error:
+            return self._failed("max_steps_reached", str(error))
+        except ProviderError as error:
+            return self._failed(error.reason, error.message)
+
+    def _failed(self, kind: str, message: str) -> Ending:
+        self.log.emit("error", {"type": kind, "message": message})
+        return Ending("failed", error=RunError(type=kind, message=message))
+
+    async def _loop_through(self) -> Ending:
+        asked = tuple(Turn(m.role, ({"type": "text", "text": m.content},)) for m in self.task.input)
+        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step)
+        async with aclosing(happenings):
+            async for happening in happenings:
+                if isinstance(happening, Answered):
+                    return Ending("completed", happening.step, happening.text, happening.stop_reason)
+                await self._observe(happening)
+        raise AssertionError("the loop ended without an answer")
+
+    async def _observe(self, happening: Happening) -> None:
+        if isinstance(happening, loop.Token):
+            self.log.token(happening.text)
+        elif isinstance(happening, loop.CallUsed):
+            self._usage = self._usage + happening.usage
+            self.log.emit("usage", _usage_data(happening))
+        elif isinstance(happening, loop.ToolStarted):
+            call = happening.call
+            self.log.emit("tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments})
+        elif isinstance(happening, loop.ToolEnded):
+            result = happening.result
+            self.log.emit(
+                "tool_end",
+                {"id": result.id, "name": result.name, "content": result.content, "is_error": result.is_error},
+            )
+        elif isinstance(happening, loop.Retrying):
+            self._reset(happening)
+        elif isinstance(happening, loop.StepEnded):
+            await self._end_step(happening.step)
+
+    def _reset(self, retrying: loop.Retrying) -> None:
+        after = str(self._step_began) if self._step_began is not None else None
+        self.log.emit("reset", {"after": after, "reason": retrying.error.reason, "retry_in": round(retrying.delay, 3)})
+
+    async def _end_step(self, step: Step) -> None:
+        self.log.emit("status", {"status": "running", "step": step.number + 1})
+        events = self.log.not_durable()
+        last_id = events[-1].id
+        progressed = RunProgressed(
+            task_id=self.task.task_id, tenant_id=self.task.tenant_id, fence=self.fence, step=step.number, events=events
+        )
+        await self._publish(progressed, f"{self.task.task_id}:{last_id}")
+        self.log.mark_durable(last_id)
+        self._checkpoint.add(step, last_id)
+        self._step_began = last_id
+
+    async def _finish(self, ending: Ending) -> RunFinished | None:
+        finished_at = now()
+        self.log.emit("done", _done_data(ending, self._usage), finished_at)
+        finished = RunFinished(
+            task_id=self.task.task_id,
+            tenant_id=self.task.tenant_id,
+            tier=self.task.tier,
+            fence=self.fence,
+            status=ending.status,
+            output=ending.output,
+            error=ending.error,
+            usage=self._usage,
+            provider=self._provider,
+            model=self._model,
+            steps=ending.step.number if ending.step else self._checkpoint.next_step - 1,
+            attempts=self._acquired.attempts,
+            messages=self._checkpoint.messages(ending.step),
+            events=self.log.not_durable(),
+            started_at=self._acquired.started_at,
+            finished_at=finished_at,
+        )
+        outcome = finished.encode()
+        decided = await until_available(
+            lambda: self._repository.finish(self.task.task_id, self.fence, ending.status, outcome, finished_at)
+        )
+        return finished if decided else None
+
+    async def _give_back(self) -> None:
+        """Save the step that is finished, and let another worker go on at once."""
+        await until_available(lambda: self._repository.release(self.task.task_id, self.fence, self._checkpoint.unsaved))
+
+    async def _publish(self, contract: RunProgressed, stable_id: str) -> None:
+        await until_available(
+            lambda: self._publisher.publish(
+                EVENTS, contract.kind, contract, subject=self.task.task_id, stable_id=stable_id
+            )
+        )
+
+
+_CANCELLED = RunError(type="cancelled", message="the task was cancelled")
+
+
+def _usage_data(used: loop.CallUsed) -> dict[str, Any]:
+    return {**used.usage.model_dump(exclude_defaults=True), "estimated": used.estimated}
+
+
+def _done_data(ending: Ending, usage: Usage) -> dict[str, Any]:
+    data: dict[str, Any] = {"status": ending.status, "usage": usage.model_dump(exclude_defaults=True)}
+    if ending.stop_reason is not None:
+        data["stop_reason"] = ending.stop_reason
+    if ending.error is not None:
+        data["error"] = ending.error.model_dump()
+    return data

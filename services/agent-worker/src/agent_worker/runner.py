@@ -1,0 +1,211 @@
+"""From a delivery to its settlement: acquire the run, run it, publish its end, release what admission counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from agent_worker.accounts import RunAccounts, until_available
+from agent_worker.checkpoint import Checkpoint
+from agent_worker.loop import AgentLoop, Plan
+from agent_worker.progress import RunLog
+from agent_worker.providers.base import Provider
+from agent_worker.repository import Acquisition, RunRepository
+from agent_worker.resilience.retry import Retry
+from agent_worker.run import Acquired, Run
+from agent_worker.settings import WorkerSettings
+from agent_worker.stream_writer import StreamWriter
+from agent_worker.tools.base import Toolbox
+from common import streams
+from common.admission import release
+from common.catalogue import Agent, Catalogue, Model
+from common.contracts import RunFinished, TaskSubmitted
+from common.contracts.base import now
+from common.contracts.events import StreamEvent
+from common.contracts.runs import RunError, TerminalStatus
+from common.errors import CacheUnavailable
+from common.messaging.publisher import Publisher
+from common.messaging.settlement import Disposition
+from common.messaging.topology import EVENTS
+from common.redis import Client
+
+_log = structlog.get_logger(__name__)
+_AFTER_LEASE_SECONDS = 0.05
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What every run of this process shares."""
+
+    settings: WorkerSettings
+    worker: str
+    catalogue: Catalogue
+    providers: Mapping[str, Provider]
+    """By API: `messages`, `chat`, `responses`, `scripted`."""
+    toolboxes: Mapping[str, Toolbox]
+    repository: RunRepository
+    publisher: Publisher
+    writer: StreamWriter
+    redis: Client
+    retry: Retry
+
+
+class Runner:
+    """Runs tasks, one call of `run` for each delivery."""
+
+    def __init__(self, equipment: Equipment, on_run: Callable[[Run | None, TaskSubmitted], None]) -> None:
+        """`on_run` is told of each run that begins, and with None when it is over."""
+        self._equipment = equipment
+        self._on_run = on_run
+
+    async def run(self, task: TaskSubmitted) -> Disposition:
+        """Bring the task to its end, or to another worker; what is to become of the delivery."""
+        found = await self._acquire(task)
+        if found.decision == "finished":
+            await self._conclude(task, _stored(task, found))
+            return Disposition.DONE
+        log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
+        refusal = self._refusal(task, found)
+        finished = await (self._refuse(task, found, log, refusal) if refusal else self._execute(task, found, log))
+        if finished is None:
+            return Disposition.RETURN
+        await self._conclude(task, finished)
+        return Disposition.DONE
+
+    async def _acquire(self, task: TaskSubmitted) -> Acquisition:
+        """Acquire the run, waiting while another worker has it: its end, or its lease's, comes first."""
+        equipment = self._equipment
+        while True:
+            found = await until_available(
+                lambda: equipment.repository.acquire(task.task_id, task.tenant_id, task.tier, equipment.worker)
+            )
+            if found.decision != "leased":
+                return found
+            left = (found.lease_until - now()).total_seconds() if found.lease_until else 0.0
+            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(0.0, left) + _AFTER_LEASE_SECONDS))
+
+    def _refusal(self, task: TaskSubmitted, found: Acquisition) -> tuple[TerminalStatus, RunError] | None:
+        """Why this run ends before it does anything, if it does."""
+        if found.cancel_requested:
+            return "cancelled", RunError(type="cancelled", message="the task was cancelled")
+        if task.deadline_at is not None and found.fence == 1 and now() > task.deadline_at:
+            return "expired", RunError(type="deadline_passed", message="the task did not start before its deadline")
+        if found.attempts > self._equipment.settings.max_attempts:
+            return "failed", RunError(
+                type="too_many_attempts", message=f"{found.attempts - 1} workers began this run and none finished it"
+            )
+        if self._plan(task) is None:
+            return "failed", RunError(
+                type="not_in_catalogue", message=f"agent {task.agent!r} or its model is not known to this worker"
+            )
+        return None
+
+    async def _refuse(
+        self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
+    ) -> RunFinished | None:
+        status, error = refusal
+        if found.fence > 1:
+            stands = Checkpoint(found.steps).stands_until
+            log.emit("reset", {"after": str(stands) if stands else None, "reason": "taken over"})
+        log.emit("done", {"status": status, "error": error.model_dump()})
+        finished = RunFinished(
+            task_id=task.task_id,
+            tenant_id=task.tenant_id,
+            tier=task.tier,
+            fence=found.fence,
+            status=status,
+            error=error,
+            attempts=found.attempts,
+            events=log.not_durable(),
+            started_at=found.started_at,
+            finished_at=now(),
+        )
+        decided = await until_available(
+            lambda: self._equipment.repository.finish(
+                task.task_id, found.fence, status, finished.encode(), finished.finished_at
+            )
+        )
+        return finished if decided else None
+
+    def _plan(self, task: TaskSubmitted) -> tuple[Agent, Model, Provider] | None:
+        agent = self._equipment.catalogue.agent(task.agent)
+        model = self._equipment.catalogue.model(task.model or agent.model) if agent else None
+        provider = self._equipment.providers.get(model.api) if model else None
+        return (agent, model, provider) if agent and model and provider else None
+
+    async def _execute(self, task: TaskSubmitted, found: Acquisition, log: RunLog) -> RunFinished | None:
+        equipment, planned = self._equipment, self._plan(task)
+        assert planned is not None  # noqa: S101 - `_refusal` has looked
+        agent, model, provider = planned
+        served_by = (model.provider, model.name)
+        checkpoint = Checkpoint(found.steps)
+        accounts = RunAccounts(
+            task, found.fence, found.calls, served_by, equipment.repository, equipment.publisher, checkpoint
+        )
+        plan = Plan(
+            model=model.name,
+            system=agent.system,
+            max_steps=min(task.max_steps or agent.max_steps, agent.max_steps),
+            max_output_tokens=min(task.max_output_tokens or agent.max_output_tokens, model.max_output),
+            temperature=agent.temperature if task.temperature is None else task.temperature,
+        )
+        agent_loop = AgentLoop(plan, provider, equipment.toolboxes[agent.name], accounts, equipment.retry)
+        acquired = Acquired(found.fence, found.attempts, found.started_at or now())
+        run = Run(
+            task,
+            acquired,
+            agent_loop,
+            served_by,
+            agent.timeout_seconds,
+            accounts,
+            checkpoint,
+            log,
+            equipment.repository,
+            equipment.publisher,
+        )
+        self._on_run(run, task)
+        try:
+            return await run.execute()
+        finally:
+            self._on_run(None, task)
+
+    async def _conclude(self, task: TaskSubmitted, finished: RunFinished) -> None:
+        """Publish the end that was decided. Done again after a crash, it changes nothing."""
+        await until_available(
+            lambda: self._equipment.publisher.publish(
+                EVENTS,
+                finished.kind,
+                finished,
+                subject=task.task_id,
+                stable_id=f"{task.task_id}:{finished.fence}:finished",
+            )
+        )
+        try:
+            await release(self._equipment.redis, task.tenant_id, task.task_id, task.priority)
+        except CacheUnavailable as error:
+            _log.info("admission.release_failed", error=str(error))  # it expires by itself
+
+
+def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:
+    """The end as it was decided; for a task that was cancelled before it ran nobody has written it down yet."""
+    if found.outcome is not None:
+        return RunFinished.decode(found.outcome)
+    finished_at = found.finished_at or now()
+    error = RunError(type="cancelled", message="the task was cancelled before it began")
+    done = StreamEvent(
+        fence=found.fence, seq=1, type="done", at=finished_at, data={"status": "cancelled", "error": error.model_dump()}
+    )
+    return RunFinished(
+        task_id=task.task_id,
+        tenant_id=task.tenant_id,
+        tier=task.tier,
+        fence=found.fence,
+        status="cancelled",
+        error=error,
+        events=(done,),
+        finished_at=finished_at,
+    )

@@ -1,0 +1,54 @@
+"""What an agent worker is told: its slots and lanes, the providers' keys, and the servers it uses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+
+from common.settings import Health, Postgres, Rabbit, Redis, ServiceSettings
+
+
+class CatalogueFiles(BaseModel):
+    """Where the operator's YAML files are."""
+
+    dir: Path
+
+
+class ProviderAccess(BaseModel):
+    """A key, and an address other than the provider's own."""
+
+    api_key: SecretStr
+    base_url: str | None = None
+
+
+class WorkerSettings(ServiceSettings):
+    """The settings of one agent-worker process."""
+
+    rabbit: Rabbit
+    postgres: Postgres
+    redis: Redis
+    catalogue: CatalogueFiles
+    health: Health = Health()
+    anthropic: ProviderAccess | None = None
+    openai: ProviderAccess | None = None
+    slots: int = Field(default=20, ge=1, le=10_000, description="runs at a time")
+    lease_seconds: float = Field(default=4.0, ge=1, description="a run whose worker is silent this long is taken over")
+    grace_seconds: float = Field(default=25.0, ge=0, description="how long runs may go on after SIGTERM")
+    first_token_timeout: float = Field(default=60.0, gt=0, description="seconds of silence of a provider")
+    max_attempts: int = Field(default=5, ge=1, description="acquisitions of one run before it is given up")
+    simulated: bool = False
+
+    @model_validator(mode="after")
+    def _some_provider(self) -> Self:
+        if self.anthropic is None and self.openai is None:
+            raise ValueError("no model provider has a key: set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY")
+        return self
+
+
+def worker_name() -> str:
+    """Names this process in leases, logs and the management UI."""
+    return f"{socket.gethostname()}-{os.getpid()}"

@@ -1,0 +1,97 @@
+"""Writes all runs' events to Redis: one pipeline for the whole process, a few dozen times a second.
+
+What is urgent, such as the first token of an answer, goes out at once; the tokens after it wait for the window and go
+together. Redis
+may be lost at any time: events stay with their log until a step boundary makes them durable elsewhere, and a log that
+Redis has forgotten is written anew from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+
+from agent_worker.progress import RunLog
+from common import streams
+from common.errors import CacheUnavailable
+from common.redis import Client, reporting
+
+_log = structlog.get_logger(__name__)
+_WINDOW_SECONDS = 0.025
+_PAUSE_SECONDS = 0.5
+_BATCH = 200
+
+
+class StreamWriter:
+    """The one writer of a process. `run` is its background task."""
+
+    def __init__(self, client: Client, on_fenced_off: Callable[[RunLog], None]) -> None:
+        self._client = client
+        self._on_fenced_off = on_fenced_off
+        self._script = streams.append_script(client)
+        self._dirty: dict[RunLog, None] = {}
+        self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    def notice(self, log: RunLog, *, urgent: bool) -> None:
+        """See `Sink.notice`."""
+        self._dirty[log] = None
+        self._wake.set()
+        if urgent:
+            self._urgent.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WINDOW_SECONDS):
+                    await self._urgent.wait()
+            try:
+                await self.flush()
+            except CacheUnavailable as error:
+                _log.warning("stream.postponed", error=str(error), runs=len(self._dirty))
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def flush(self) -> None:
+        """Write everything that waits. Raises `CacheUnavailable`, and keeps what was not written."""
+        self._wake.clear()
+        self._urgent.clear()
+        logs = list(self._dirty)
+        self._dirty.clear()
+        for start in range(0, len(logs), _BATCH):
+            try:
+                await self._write(logs[start : start + _BATCH])
+            except CacheUnavailable:
+                self._dirty.update(dict.fromkeys(logs[start:]))
+                self._wake.set()
+                raise
+
+    async def _write(self, logs: list[RunLog]) -> None:
+        sent: list[tuple[RunLog, int]] = []
+        with reporting():
+            # Not transactional: each append is atomic by itself, and no two logs belong together.
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for log in logs:
+                    events = log.not_written()
+                    if not events:
+                        continue
+                    arguments = streams.append_arguments(events, create=log.may_create)
+                    await self._script(keys=[log.key], args=arguments, client=pipeline)
+                    sent.append((log, events[-1].seq))
+                answers = await pipeline.execute(raise_on_error=True) if sent else []
+        for (log, last_seq), answer in zip(sent, answers, strict=True):
+            self._settle(log, last_seq, answer)
+
+    def _settle(self, log: RunLog, last_seq: int, answer: int) -> None:
+        if answer == streams.FENCED_OFF:
+            self._on_fenced_off(log)
+        elif answer == streams.GONE:
+            _log.info("stream.rewritten", log=log.key)
+            log.mark_unwritten()
+            self.notice(log, urgent=True)
+        else:
+            log.mark_written(last_seq)

@@ -1,0 +1,140 @@
+"""Owns every run of the process: starts one for each delivery, renews their leases, stops them, and drains.
+
+A run lives here and not in the broker's callback, which is cancelled with its channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import structlog
+
+from agent_worker.metrics import RUNS_ENDED, RUNS_HELD
+from agent_worker.progress import RunLog
+from agent_worker.repository import RunRepository
+from agent_worker.run import Run, StopReason
+from agent_worker.runner import Runner
+from common.contracts import CancelRequested, Contract, TaskSubmitted
+from common.errors import DecodeError, StoreUnavailable
+from common.messaging.settlement import Delivery, Disposition
+
+_log = structlog.get_logger(__name__)
+_GIVE_BACK_SECONDS = 5.0
+
+
+class Supervisor:
+    """The runs of this process."""
+
+    def __init__(self, repository: RunRepository, lease_seconds: float) -> None:
+        self._repository = repository
+        self._renewal = lease_seconds / 4
+        self._runs: dict[UUID, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._active: dict[UUID, asyncio.Task[None]] = {}
+        self.runner: Runner | None = None
+
+    @property
+    def held(self) -> int:
+        """Deliveries that this process holds."""
+        return len(self._tasks)
+
+    def start(self, delivery: Delivery) -> None:
+        """Take a delivery on."""
+        task = asyncio.create_task(self._handle(delivery))
+        self._tasks.add(task)
+        RUNS_HELD.set(len(self._tasks))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        RUNS_HELD.set(len(self._tasks))
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("delivery.unsettled", error=repr(task.exception()))
+
+    async def _handle(self, delivery: Delivery) -> None:
+        try:
+            task = delivery.decode()
+        except DecodeError as error:
+            _log.warning("task.undecodable", reason=error.reason)
+            await delivery.settle(Disposition.DEAD)
+            return
+        if not isinstance(task, TaskSubmitted):
+            _log.warning("task.unexpected_kind", kind=task.kind)
+            await delivery.settle(Disposition.DEAD)
+            return
+        await delivery.settle(await self._disposition(task))
+
+    async def _disposition(self, task: TaskSubmitted) -> Disposition:
+        assert self.runner is not None  # noqa: S101 - set by the composition root before consumers open
+        await self._until_alone(task.task_id)
+        self._active[task.task_id] = asyncio.current_task()  # type: ignore[assignment]
+        try:
+            disposition = await self.runner.run(task)
+        except asyncio.CancelledError:
+            disposition = Disposition.RETURN
+        except Exception as error:  # noqa: BLE001 - the boundary that decides what becomes of a failed delivery
+            _log.error("run.crashed", task_id=str(task.task_id), error=repr(error), exc_info=error)
+            disposition = Disposition.RETRY
+        finally:
+            self._active.pop(task.task_id, None)
+        RUNS_ENDED.labels(tier=task.tier, disposition=disposition.name.lower()).inc()
+        return disposition
+
+    async def _until_alone(self, task_id: UUID) -> None:
+        """After a lost channel the broker may deliver again what this very process still runs."""
+        while (other := self._active.get(task_id)) is not None:
+            await asyncio.wait({other})
+
+    def note_run(self, run: Run | None, task: TaskSubmitted) -> None:
+        """A run began, or with None is over."""
+        if run is None:
+            self._runs.pop(task.task_id, None)
+        else:
+            self._runs[task.task_id] = run
+
+    def hear(self, contract: Contract) -> None:
+        """A message on `control`."""
+        if isinstance(contract, CancelRequested) and contract.task_id in self._runs:
+            self._runs[contract.task_id].stop(StopReason.CANCELLED)
+
+    def fenced_off(self, log: RunLog) -> None:
+        """Redis has events of a newer fence: another worker runs what we thought was ours."""
+        for run in self._runs.values():
+            if run.log is log:
+                run.stop(StopReason.LOST)
+
+    async def keep_leases(self) -> None:
+        """Renew all leases until cancelled, and hear from the answer which runs were lost or are to be cancelled."""
+        while True:
+            await asyncio.sleep(self._renewal)
+            held = {task_id: run.fence for task_id, run in self._runs.items()}
+            if not held:
+                continue
+            try:
+                renewed = await self._repository.renew(list(held.items()))
+            except StoreUnavailable as error:
+                _log.warning("leases.not_renewed", error=str(error), runs=len(held))
+                continue
+            for task_id, fence in held.items():
+                run = self._runs.get(task_id)
+                if run is None or run.fence != fence or run.ended:
+                    continue
+                if task_id not in renewed:
+                    run.stop(StopReason.LOST)
+                elif renewed[task_id]:
+                    run.stop(StopReason.CANCELLED)
+
+    async def drain(self, grace: float) -> None:
+        """Let runs finish for so many seconds, then give the rest back."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=grace)
+        for run in list(self._runs.values()):
+            run.stop(StopReason.DRAINING)
+        for task_id, task in list(self._active.items()):
+            if task_id not in self._runs:
+                task.cancel()  # it waits for something, and holds no run
+        if self._tasks:
+            _, left = await asyncio.wait(set(self._tasks), timeout=_GIVE_BACK_SECONDS)
+            for task in left:
+                task.cancel()

@@ -1,0 +1,28 @@
+"""The tools that come with Laneway."""
+
+from __future__ import annotations
+
+from agent_worker.tools.base import Tool, Toolbox
+from agent_worker.tools.calculator import calculator
+from agent_worker.tools.clock import current_time
+from common.catalogue import Catalogue
+from common.errors import ConfigurationError
+
+
+def builtin_tools() -> dict[str, Tool]:
+    """By name."""
+    tools = (Tool.of(calculator, timeout=2.0), Tool.of(current_time, timeout=2.0))
+    return {tool.spec.name: tool for tool in tools}
+
+
+def toolboxes(catalogue: Catalogue, tools: dict[str, Tool]) -> dict[str, Toolbox]:
+    """Each agent's own. Raises `ConfigurationError` for an agent with a tool that does not exist."""
+    boxes = {}
+    for agent in catalogue.agents:
+        unknown = [name for name in agent.tools if name not in tools]
+        if unknown:
+            raise ConfigurationError(
+                f"Agent {agent.name!r} names the tool {unknown[0]!r}; there are: {', '.join(sorted(tools))}."
+            )
+        boxes[agent.name] = Toolbox({name: tools[name] for name in agent.tools})
+    return boxes
