@@ -1,0 +1,45 @@
+"""The composition root: what the process is made of, opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from common import postgres
+from common.health import Check, serving_health
+from common.lifecycle import stop
+from common.messaging.connection import Broker
+from common.messaging.consumer import BatchConsumer
+from common.messaging.topology import DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE, PERSISTER, PERSISTER_QUEUE
+from persister import dead_letters, handlers
+from persister.partitions import keep_partitions
+from persister.settings import PersisterSettings
+
+
+@asynccontextmanager
+async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The running service; yields the tasks that are to run for as long as it does."""
+    timeout = settings.postgres.timeout
+    async with postgres.pool(settings.postgres, PERSISTER) as pool, Broker(settings.rabbit, PERSISTER) as broker:
+        record = partial(handlers.record, pool=pool, timeout=timeout)
+        file_tasks = partial(handlers.file_dead_tasks, pool=pool, timeout=timeout)
+        file_events = partial(handlers.file_dead_events, pool=pool, timeout=timeout)
+
+        async def broker_ready() -> bool:
+            return broker.ready
+
+        work = {
+            PERSISTER_QUEUE: BatchConsumer(PERSISTER_QUEUE, record, decode=handlers.read).run(broker),
+            DEAD_TASKS_QUEUE: BatchConsumer(DEAD_TASKS_QUEUE, file_tasks, decode=dead_letters.read).run(broker),
+            DEAD_EVENTS_QUEUE: BatchConsumer(DEAD_EVENTS_QUEUE, file_events, decode=dead_letters.read).run(broker),
+            "partitions": keep_partitions(pool, timeout),
+        }
+        tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
+        checks: dict[str, Check] = {"broker": broker_ready, "database": partial(postgres.answers, pool, timeout)}
+        try:
+            async with serving_health(settings.health, checks):
+                yield tasks
+        finally:
+            await stop(*tasks)

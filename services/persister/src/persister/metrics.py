@@ -1,0 +1,15 @@
+"""What operators watch."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+RECORDED = Counter("laneway_persister_recorded", "Messages whose content is durable", ["kind"])
+EVENTS = Counter("laneway_persister_events", "Events of runs that were in those messages")
+DEAD_LETTERS = Counter("laneway_persister_dead_letters", "Dead letters filed; alert above 0", ["queue"])
+BURIED = Counter("laneway_persister_buried_tasks", "Dead-lettered tasks that were ended as failed; alert above 0")
+
+BATCH_MESSAGES = Histogram(
+    "laneway_persister_batch_messages", "Messages in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+BATCH_SECONDS = Histogram("laneway_persister_batch_seconds", "Time from a batch to its commit")

@@ -1,0 +1,115 @@
+"""All of the persister's SQL. Each statement takes a whole batch, and finds it already written where it was.
+
+Several persisters write at once, and a task's messages may reach any of them: each statement takes its rows in the
+order of their key, and they run in one order, so that two batches wait for each other in one direction only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from persister.dead_letters import DeadLetter
+from persister.rows import EventRow, MessageRow, TaskRow
+
+if TYPE_CHECKING:
+    from common.postgres import Connection
+
+# A submission fills its columns where they are empty, and an end where there was none: an outcome is decided once, so
+# the first that is recorded stays.
+RECORD_TASKS = """
+INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
+  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at,
+  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
+SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input,
+  r.max_cost_usd, r.metadata, r.idempotency_key, r.request_hash, r.submitted_at,
+  r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
+  r.started_at, r.finished_at
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::jsonb[],
+  $9::numeric[], $10::jsonb[], $11::text[], $12::text[], $13::timestamptz[],
+  $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::int[], $22::int[],
+  $23::timestamptz[], $24::timestamptz[])
+  AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
+  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at,
+  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
+ORDER BY r.task_id
+ON CONFLICT (task_id) DO UPDATE SET
+  user_id = coalesce(t.user_id, excluded.user_id),
+  priority = coalesce(t.priority, excluded.priority),
+  agent = coalesce(t.agent, excluded.agent),
+  requested_model = coalesce(t.requested_model, excluded.requested_model),
+  input = coalesce(t.input, excluded.input),
+  max_cost_usd = coalesce(t.max_cost_usd, excluded.max_cost_usd),
+  metadata = coalesce(t.metadata, excluded.metadata),
+  idempotency_key = coalesce(t.idempotency_key, excluded.idempotency_key),
+  request_hash = coalesce(t.request_hash, excluded.request_hash),
+  submitted_at = coalesce(t.submitted_at, excluded.submitted_at),
+  status = CASE WHEN t.status = 'queued' THEN excluded.status ELSE t.status END,
+  output = CASE WHEN t.status = 'queued' THEN excluded.output ELSE t.output END,
+  error_type = CASE WHEN t.status = 'queued' THEN excluded.error_type ELSE t.error_type END,
+  error_message = CASE WHEN t.status = 'queued' THEN excluded.error_message ELSE t.error_message END,
+  usage = CASE WHEN t.status = 'queued' THEN excluded.usage ELSE t.usage END,
+  provider = CASE WHEN t.status = 'queued' THEN excluded.provider ELSE t.provider END,
+  model = CASE WHEN t.status = 'queued' THEN excluded.model ELSE t.model END,
+  steps = CASE WHEN t.status = 'queued' THEN excluded.steps ELSE t.steps END,
+  attempts = CASE WHEN t.status = 'queued' THEN excluded.attempts ELSE t.attempts END,
+  started_at = CASE WHEN t.status = 'queued' THEN excluded.started_at ELSE t.started_at END,
+  finished_at = CASE WHEN t.status = 'queued' THEN excluded.finished_at ELSE t.finished_at END
+WHERE t.tenant_id = excluded.tenant_id AND (
+  t.submitted_at IS NULL AND excluded.submitted_at IS NOT NULL OR t.status = 'queued' AND excluded.status <> 'queued'
+)
+"""
+
+RECORD_MESSAGES = """
+INSERT INTO history.messages (task_id, seq, tenant_id, step, role, content)
+SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::int[], $5::text[], $6::jsonb[]) ORDER BY 1, 2
+ON CONFLICT DO NOTHING
+"""
+
+RECORD_EVENTS = """
+INSERT INTO history.events (task_id, tenant_id, fence, seq, type, at, data)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::timestamptz[], $7::jsonb[])
+ORDER BY 1, 3, 4
+ON CONFLICT DO NOTHING
+"""
+
+FILE_DEAD_LETTERS = """
+INSERT INTO history.dead_letters (dead_letter_id, queue, exchange, routing_key, kind, task_id, reason, headers, body,
+  died_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::jsonb[],
+  $9::bytea[], $10::timestamptz[])
+ORDER BY 1
+ON CONFLICT (dead_letter_id) DO NOTHING
+"""
+
+ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
+
+
+async def record_tasks(connection: Connection, rows: Sequence[TaskRow]) -> None:
+    """One row for each task at most."""
+    await _write(connection, RECORD_TASKS, rows)
+
+
+async def record_messages(connection: Connection, rows: Sequence[MessageRow]) -> None:
+    """In any order, any number of times."""
+    await _write(connection, RECORD_MESSAGES, rows)
+
+
+async def record_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """In any order, any number of times."""
+    await _write(connection, RECORD_EVENTS, rows)
+
+
+async def file_dead_letters(connection: Connection, letters: Sequence[DeadLetter]) -> None:
+    """Each letter once, by its id."""
+    await _write(connection, FILE_DEAD_LETTERS, [letter.row() for letter in letters])
+
+
+async def ensure_partitions(connection: Connection) -> None:
+    """This month's and the next month's partition of the events."""
+    await connection.execute(ENSURE_PARTITIONS)
+
+
+async def _write(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        await connection.execute(statement, *zip(*rows, strict=True))

@@ -1,0 +1,142 @@
+"""Contracts as rows. Pure: what the repository writes is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from common.contracts import RunFinished, RunProgressed, TaskSubmitted
+
+# A run's end may be recorded before its submission is: what it produced is numbered apart from what it was given.
+PRODUCED_FROM = 1_000_000
+DEAD_LETTERED = "dead_lettered"
+
+
+class TaskRow(NamedTuple):
+    """A row of `history.tasks`: the columns of its submission, of its end, or of both."""
+
+    task_id: UUID
+    tenant_id: UUID
+    tier: str
+    user_id: str | None = None
+    priority: int | None = None
+    agent: str | None = None
+    requested_model: str | None = None
+    input: list[dict[str, str]] | None = None
+    max_cost_usd: Decimal | None = None
+    metadata: dict[str, str] | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    submitted_at: datetime | None = None
+    status: str = "queued"
+    output: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    usage: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    steps: int | None = None
+    attempts: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class MessageRow(NamedTuple):
+    """A row of `history.messages`."""
+
+    task_id: UUID
+    seq: int
+    tenant_id: UUID
+    step: int
+    role: str
+    content: list[dict[str, Any]]
+
+
+class EventRow(NamedTuple):
+    """A row of `history.events`."""
+
+    task_id: UUID
+    tenant_id: UUID
+    fence: int
+    seq: int
+    type: str
+    at: datetime
+    data: dict[str, Any]
+
+
+def submitted(task: TaskSubmitted) -> TaskRow:
+    """The columns that the submission fills."""
+    return TaskRow(
+        task.task_id,
+        task.tenant_id,
+        task.tier,
+        user_id=task.user_id,
+        priority=task.priority,
+        agent=task.agent,
+        requested_model=task.model,
+        input=[{"role": message.role, "content": message.content} for message in task.input],
+        max_cost_usd=task.max_cost_usd,
+        metadata=task.metadata,
+        idempotency_key=task.idempotency_key,
+        request_hash=task.request_hash,
+        submitted_at=task.submitted_at,
+    )
+
+
+def ended(row: TaskRow | None, run: RunFinished) -> TaskRow:
+    """The columns that the end fills, on top of the submission's where the batch has both."""
+    return (row or TaskRow(run.task_id, run.tenant_id, run.tier))._replace(
+        status=run.status,
+        output=run.output,
+        error_type=run.error.type if run.error else None,
+        error_message=run.error.message if run.error else None,
+        usage=run.usage.model_dump_json(),
+        provider=run.provider,
+        model=run.model,
+        steps=run.steps,
+        attempts=run.attempts,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def buried(task: TaskSubmitted, at: datetime) -> TaskRow:
+    """A task that no worker could run to an end."""
+    return submitted(task)._replace(
+        status="failed",
+        error_type=DEAD_LETTERED,
+        error_message="The task could not be run and was put aside for inspection.",
+        finished_at=at,
+    )
+
+
+def given(task: TaskSubmitted) -> Iterator[MessageRow]:
+    """The messages that the tenant handed in, in the blocks in which a run keeps its own."""
+    for seq, message in enumerate(task.input):
+        content = [{"type": "text", "text": message.content}]
+        yield MessageRow(task.task_id, seq, task.tenant_id, 0, message.role, content)
+
+
+def produced(run: RunFinished) -> Iterator[MessageRow]:
+    """The messages that the run added."""
+    for seq, message in enumerate(run.messages, PRODUCED_FROM):
+        yield MessageRow(run.task_id, seq, run.tenant_id, message.step, message.role, list(message.content))
+
+
+def events(run: RunProgressed | RunFinished) -> Iterator[EventRow]:
+    """The run's log, as far as this message carries it."""
+    for event in run.events:
+        yield EventRow(run.task_id, run.tenant_id, event.fence, event.seq, event.type, event.at, event.data)
+
+
+def tasks(submissions: Iterable[TaskSubmitted], ends: Iterable[RunFinished]) -> list[TaskRow]:
+    """One row for each task; of several ends the first counts, as it would in several batches."""
+    found = {task.task_id: submitted(task) for task in submissions}
+    for run in ends:
+        row = found.get(run.task_id)
+        if row is None or row.finished_at is None:
+            found[run.task_id] = ended(row, run)
+    return list(found.values())

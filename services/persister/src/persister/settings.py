@@ -1,0 +1,13 @@
+"""The persister's settings."""
+
+from __future__ import annotations
+
+from common.settings import Health, Postgres, Rabbit, ServiceSettings
+
+
+class PersisterSettings(ServiceSettings):
+    """What the process needs."""
+
+    rabbit: Rabbit
+    postgres: Postgres
+    health: Health = Health()
