@@ -99,10 +99,14 @@ def demo() -> int:
         raise LocalError("a demo is running already")
     DEMO.remove()
     try:
-        return client.main(background.start(DEMO, attached=True))
+        status = client.main(background.start(DEMO, attached=True))
     finally:
         background.stop(DEMO)
-        DEMO.remove()
+    if status == 0:
+        DEMO.remove()  # else it is kept for whoever looks for the reason
+    else:
+        _say(f"the logs are in {DEMO.logs}")
+    return status
 
 
 def _demo_by_compose() -> int:

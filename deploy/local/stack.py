@@ -57,6 +57,7 @@ class Service:
     host: str = "LANEWAY_HEALTH_HOST"
     port: str = "LANEWAY_HEALTH_PORT"
     after: tuple[str, ...] = ("topology", "seed", "redis-state", "redis-cache")
+    health: str = "/health/ready"
     count: int = 1
     defaults: Mapping[str, str] = field(default_factory=dict)
 
@@ -143,7 +144,13 @@ SERVICES = (
     Service("billing", "billing", _service("billing")),
 )
 SIMULATOR = Service(
-    "simulator", "simulator", lambda _: {}, "LANEWAY_SIMULATOR_HOST", "LANEWAY_SIMULATOR_PORT", after=()
+    "simulator",
+    "simulator",
+    lambda _: {},
+    "LANEWAY_SIMULATOR_HOST",
+    "LANEWAY_SIMULATOR_PORT",
+    after=(),
+    health="/health",
 )
 """Answers for the model providers when the caller has no key for them."""
 
@@ -193,7 +200,9 @@ class WholeStack:
         port = self._context.ports[name]
         environment = {**service.environment(self._context), service.host: HOST, service.port: str(port)}
         spec = _python(name, service.module, {**service.defaults, **os.environ, **environment})
-        return replace(spec, after=service.after, ready=ready.http(port), ports=(port,), stop_seconds=30)
+        return replace(
+            spec, after=service.after, ready=ready.http(port, service.health), ports=(port,), stop_seconds=30
+        )
 
 
 def _python(name: str, module: str, environment: Mapping[str, str]) -> Spec:

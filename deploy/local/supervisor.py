@@ -46,12 +46,15 @@ class Supervisor:
             await child.start()
             ready[child.spec.name].set()
 
+        first: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for child in self.children.values():
                     group.create_task(start(child))
         except* StartFailed as failures:
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+        if first:
+            raise first
 
     async def stop(self) -> None:
         """Stop everything, what depends on others first."""
