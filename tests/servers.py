@@ -60,8 +60,10 @@ class Servers:
 class ServersOfThisRun:
     """Starts the servers when they are first asked for, and stops them at the end. One per test run."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ, name: str = "") -> None:
+        """`name` tells several sets of one process apart."""
         self._environment = environment
+        self._name = f"test-{name}{os.getpid()}"
         self._process: subprocess.Popen[str] | None = None
         self._servers: Servers | None = None
         self._problem: str | None = None
@@ -103,8 +105,7 @@ class ServersOfThisRun:
         return "native"
 
     def _start(self, source: Source) -> Servers:
-        instance = f"test-{os.getpid()}"
-        native = ["deploy.local", "servers", "--instance", instance, "--ephemeral", "--until-eof"]
+        native = ["deploy.local", "servers", "--instance", self._name, "--ephemeral", "--until-eof"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *(["deploy.local.containers"] if source == "docker" else native)],
             cwd=REPOSITORY,

@@ -1,0 +1,41 @@
+"""The stacks that acceptance tests run on: one that stays whole, and one with servers of its own, to be broken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.stack import Stack, running
+from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
+from tests.stage import staged
+
+
+@pytest.fixture(scope="session")
+def stack(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack that nothing is broken in."""
+    yield from _run(servers, tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture(scope="session")
+def fragile_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose servers nobody else uses: they may be restarted, and Redis emptied."""
+    own = ServersOfThisRun(name="fragile-")
+    try:
+        servers = own.get()
+    except ServersUnavailable as problem:
+        own.stop()
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no servers: {problem}")
+        pytest.skip(f"no servers: {problem}")
+    try:
+        yield from _run(servers, tmp_path_factory.mktemp("fragile"))
+    finally:
+        own.stop()
+
+
+def _run(servers: Servers, logs: Path) -> Iterator[Stack]:
+    with staged(servers) as stage, running(stage, logs) as stack:
+        yield stack
