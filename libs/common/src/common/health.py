@@ -39,8 +39,8 @@ async def _checked(check: Check) -> bool:
         return False
 
 
-def health_routes(checks: Mapping[str, Check]) -> list[Route]:
-    """The routes, for an application of one's own."""
+def health_routes(checks: Mapping[str, Check], registry: CollectorRegistry = REGISTRY) -> list[Route]:
+    """The routes, for an application of one's own; with a registry of its own, that one is shown."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -51,19 +51,16 @@ def health_routes(checks: Mapping[str, Check]) -> list[Route]:
             {"status": "ok" if well else "unavailable", "checks": words}, status_code=200 if well else 503
         )
 
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
     return [
         Route("/health/live", live),
         Route("/health/ready", ready),
         Route("/health", ready),
         Route("/metrics", metrics),
     ]
-
-
-async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
-    registry: CollectorRegistry = REGISTRY
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(registry), media_type=content_type)
 
 
 @asynccontextmanager

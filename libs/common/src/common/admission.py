@@ -1,0 +1,36 @@
+"""What admission keeps in Redis of a tenant's tasks, and what a task gives back when it ends.
+
+A tenant's outstanding tasks are members of ten sorted sets, one for each priority, with the time at which they stop
+counting as score: what is never given back is forgotten then, so a leak heals itself. The gateway adds, the worker
+that finishes a task (or the gateway that cancels one before it ran) removes.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from common.redis import Client, reporting
+
+PRIORITIES = range(10)
+OUTSTANDING_SECONDS = 6 * 3600
+
+
+def rate_key(tenant_id: UUID) -> str:
+    """The tenant's bucket of requests."""
+    return f"{{{tenant_id}}}:rate"
+
+
+def outstanding_key(tenant_id: UUID, priority: int) -> str:
+    """The tenant's outstanding tasks of one priority."""
+    return f"{{{tenant_id}}}:outstanding:{priority}"
+
+
+def record_key(tenant_id: UUID, task_id: UUID) -> str:
+    """What was answered when the task was submitted: for retries, and for reads before the durable record."""
+    return f"{{{tenant_id}}}:task:{task_id}"
+
+
+async def release(client: Client, tenant_id: UUID, task_id: UUID, priority: int) -> None:
+    """The task has ended: it no longer counts. Doing it again changes nothing. Raises `CacheUnavailable`."""
+    with reporting():
+        await client.zrem(outstanding_key(tenant_id, priority), str(task_id))

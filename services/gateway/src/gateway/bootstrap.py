@@ -1,0 +1,121 @@
+"""The composition root: everything a gateway is made of, made once and put together here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from starlette.types import ASGIApp
+
+from common import postgres, redis
+from common.catalogue import load_catalogue
+from common.health import Check
+from common.lifecycle import stop
+from common.messaging.connection import Broker
+from common.messaging.consumer import hearing_control
+from common.messaging.publisher import RabbitPublisher, publisher
+from common.messaging.topology import GATEWAY
+from gateway.admission import Admission
+from gateway.app import application
+from gateway.background import Background
+from gateway.cancelling import Cancellations
+from gateway.database import Database
+from gateway.hub import Hub
+from gateway.identities import Identities
+from gateway.limits import Guard
+from gateway.metrics import Metrics
+from gateway.pipelining import Pipelined
+from gateway.principals import Principals
+from gateway.records import Records
+from gateway.routes import admin, streams, tasks, usage
+from gateway.settings import Settings
+from gateway.streams import Pace, Streams
+from gateway.submission import Submissions
+from gateway.tasks import Tasks
+from gateway.tracing import Tracing
+from gateway.usage import UsageReport
+
+# With the one that listens: as many connections to Redis as a gateway has, whatever it streams.
+_REDIS_CONNECTIONS = 5
+
+
+@dataclass
+class Gateway:
+    """A gateway that is ready to serve."""
+
+    app: ASGIApp
+    hub: Hub
+    background: tuple[asyncio.Task[None], ...]
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterator[Gateway]:
+    """Open every connection, make the application, close in reverse. Raises `Unavailable`, `ConfigurationError`."""
+    catalogue = load_catalogue(settings.catalogue.dir)
+    metrics, draining = Metrics(), asyncio.Event()
+    state_url, seconds = settings.redis.state_url.get_secret_value(), settings.redis.timeout
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(postgres.pool(settings.postgres, GATEWAY))
+        state = await stack.enter_async_context(
+            redis.client(state_url, timeout=seconds, connections=_REDIS_CONNECTIONS)
+        )
+        ears = await stack.enter_async_context(redis.client(state_url, timeout=seconds, connections=1))
+        sender = await stack.enter_async_context(publisher(settings.rabbit, GATEWAY))
+        broker = await stack.enter_async_context(Broker(settings.rabbit, f"{GATEWAY}/control"))
+        background = await stack.enter_async_context(Background())
+
+        database = Database(pool, settings.postgres.timeout)
+        identities, store, records = Identities(database), Tasks(database), Records(state)
+        principals, tracing = Principals(identities), Tracing(enabled=settings.telemetry.otlp_endpoint is not None)
+        await stack.enter_async_context(hearing_control(broker, f"{GATEWAY}-{uuid4()}", principals.hear))
+
+        hub = Hub(ears, metrics)
+        listening = asyncio.create_task(hub.run(), name="hub")
+        stack.push_async_callback(stop, listening)
+        followed = Streams(state, hub, store, metrics, pace)
+        cancellations = Cancellations(store, records, sender, state)
+        submissions = Submissions(
+            catalogue=catalogue,
+            principals=principals,
+            admission=Admission(Pipelined(state), settings.http.replicas),
+            publisher=sender,
+            tasks=store,
+            background=background,
+            metrics=metrics,
+            tracing=tracing,
+        )
+        admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
+        administration = admin.Administration(admin_key, principals, sender)
+        app = application(
+            [
+                tasks.submitting(principals, submissions, tracing),
+                streams.chatting(principals, submissions, followed, cancellations, background, tracing),
+                tasks.listing(principals, store),
+                tasks.reading(principals, store, records, cancellations),
+                streams.following(principals, store, records, followed),
+                usage.reporting(principals, UsageReport(database)),
+                admin.tenants_and_keys(administration, identities),
+                admin.users(administration, identities, catalogue.tier_names),
+            ],
+            _checks(draining, sender, database),
+            metrics,
+            simulated=settings.simulated,
+        )
+        guarded = Guard(app, metrics, simulated=settings.simulated)
+        yield Gateway(guarded, hub, (listening,), draining)
+
+
+def _checks(draining: asyncio.Event, sender: RabbitPublisher, database: Database) -> dict[str, Check]:
+    """What readiness needs. Redis is not among it: without it a gateway is slower, and serves."""
+
+    async def open_for_more() -> bool:
+        return not draining.is_set()
+
+    async def broker_is_up() -> bool:
+        return sender.ready
+
+    return {"open": open_for_more, "rabbitmq": broker_is_up, "postgresql": database.answers}

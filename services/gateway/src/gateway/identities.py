@@ -1,0 +1,99 @@
+"""SQL on schema `identity`: who may ask, and the administration of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from gateway.database import Database
+from gateway.keys import ApiKey
+
+_PRINCIPAL = "SELECT * FROM identity.principal($1)"
+_USER_TIER = "SELECT tier FROM identity.users WHERE user_id = $1"
+_INSERT_TENANT = "INSERT INTO identity.tenants (tenant_id, name, plan) VALUES ($1, $2, $3)"
+_INSERT_KEY = "INSERT INTO identity.api_keys (key_id, tenant_id, secret_hash, name) VALUES ($1, $2, $3, $4)"
+_PUT_USER = """
+INSERT INTO identity.users (tenant_id, user_id, tier) VALUES ($1, $2, $3)
+ON CONFLICT (tenant_id, user_id) DO UPDATE SET tier = excluded.tier
+"""
+_REVOKE_KEY = "SELECT identity.revoke_key($1)"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key as it is stored, with its tenant's plan."""
+
+    tenant_id: UUID
+    secret_hash: bytes
+    revoked: bool
+    tier: str
+    requests_per_minute: int
+    max_outstanding: int
+
+
+class Identities:
+    """Keys, tenants and users. Every call raises `StoreUnavailable` where PostgreSQL does not answer in time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def key(self, key_id: str) -> KeyRow | None:
+        """A key, revoked or not."""
+        return await self._database.within(self._key(key_id))
+
+    async def _key(self, key_id: str) -> KeyRow | None:
+        async with self._database.statement() as connection:
+            row = await connection.fetchrow(_PRINCIPAL, key_id)
+        if row is None:
+            return None
+        return KeyRow(
+            row["tenant_id"],
+            row["secret_hash"],
+            row["revoked"],
+            row["tier"],
+            row["requests_per_minute"],
+            row["max_outstanding"],
+        )
+
+    async def user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
+        """The tier of one user, where the tenant has set one."""
+        return await self._database.within(self._user_tier(tenant_id, user_id))
+
+    async def _user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
+        async with self._database.as_tenant(tenant_id) as connection:
+            tier: str | None = await connection.fetchval(_USER_TIER, user_id)
+            return tier
+
+    async def add_tenant(self, tenant_id: UUID, name: str, plan: str) -> bool:
+        """False where there is no such plan."""
+        return await self._insert(tenant_id, _INSERT_TENANT, tenant_id, name, plan)
+
+    async def add_key(self, tenant_id: UUID, key: ApiKey, name: str) -> bool:
+        """False where there is no such tenant."""
+        return await self._insert(tenant_id, _INSERT_KEY, key.key_id, tenant_id, key.secret_hash, name)
+
+    async def put_user(self, tenant_id: UUID, user_id: str, tier: str) -> bool:
+        """False where there is no such tenant."""
+        return await self._insert(tenant_id, _PUT_USER, tenant_id, user_id, tier)
+
+    async def _insert(self, tenant_id: UUID, statement: str, *arguments: object) -> bool:
+        return await self._database.within(self._inserted(tenant_id, statement, arguments))
+
+    async def _inserted(self, tenant_id: UUID, statement: str, arguments: tuple[object, ...]) -> bool:
+        try:
+            async with self._database.as_tenant(tenant_id) as connection:
+                await connection.execute(statement, *arguments)
+        except asyncpg.ForeignKeyViolationError:
+            return False
+        return True
+
+    async def revoke_key(self, key_id: str) -> UUID | None:
+        """The tenant whose key it was. Revoking again changes nothing."""
+        return await self._database.within(self._revoke_key(key_id))
+
+    async def _revoke_key(self, key_id: str) -> UUID | None:
+        async with self._database.statement() as connection:
+            tenant_id: UUID | None = await connection.fetchval(_REVOKE_KEY, key_id)
+            return tenant_id

@@ -1,0 +1,75 @@
+"""The one middleware: counts requests, bounds bodies before they are read, and marks simulated answers."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import problems
+from gateway.metrics import Metrics
+from gateway.problems import Problem, render
+
+MAX_BODY = 128 * 1024
+_SIMULATED = (b"x-laneway-simulated", b"true")
+
+
+class Guard:
+    """Wraps the application. Plain ASGI: a middleware that re-wraps requests would cost more than it guards."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, simulated: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._simulated = simulated
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._simulated and scope["path"].startswith("/v1/"):
+                    message["headers"] = [*message["headers"], _SIMULATED]
+            await send(message)
+
+        try:
+            if _announced(scope) > MAX_BODY:
+                await render(_too_large(), scope["path"])(scope, receive, sending)
+                return
+            await self._app(scope, _Counting(receive).receive, sending)
+        finally:
+            route = scope.get("route")
+            self._metrics.requests.labels(getattr(route, "path", "unknown"), str(status)).inc()
+
+
+class _Counting:
+    """A body whose length nobody announced, read no further than it may be long."""
+
+    __slots__ = ("_receive", "_size")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._size = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size > MAX_BODY:
+                raise _too_large()
+        return message
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _too_large() -> Problem:
+    # What is still on its way is not read: the connection ends with the answer.
+    return problems.TOO_LARGE.problem(f"The body is larger than {MAX_BODY} bytes.", headers={"Connection": "close"})

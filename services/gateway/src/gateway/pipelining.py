@@ -1,0 +1,110 @@
+"""Scripts for Redis, where all that are asked for at the same moment travel together.
+
+Under load one write, one read and one connection serve many requests, and the client's own cost of a call, which is
+more than the server's, is shared by them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from common.errors import CacheUnavailable
+from common.redis import Client, reporting
+
+_BATCH = 200
+_WAITING = 10_000
+# After a failure nobody else waits for the same time-out: one call in this many seconds finds out for all.
+_PAUSE_SECONDS = 0.5
+
+Argument = str | int | bytes
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, named by its hash as Redis does."""
+
+    text: str
+
+    @cached_property
+    def sha(self) -> str:
+        """Its name in Redis."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(slots=True)
+class _Call:
+    script: str
+    text: str
+    arguments: tuple[Argument, ...]
+    answer: asyncio.Future[Any]
+
+
+class Pipelined:
+    """Runs scripts over a client; the tasks that flush are its own."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._waiting: deque[_Call] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+        self._paused_until = 0.0
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The script's answer. Raises `CacheUnavailable`."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._paused_until or len(self._waiting) >= _WAITING:
+            raise CacheUnavailable("Redis did not answer a moment ago")
+        call = _Call(script.sha, script.text, (len(keys), *keys, *arguments), loop.create_future())
+        self._waiting.append(call)
+        if self._flushing is None or self._flushing.done():
+            self._flushing = loop.create_task(self._flush(), name="redis.flush")
+        return await call.answer
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                await self._send(batch)
+            except CacheUnavailable as error:
+                self._paused_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
+                self._fail(batch, error)
+            except asyncio.CancelledError:
+                self._fail(batch, CacheUnavailable("the gateway is stopping"))
+                raise
+
+    def _fail(self, batch: Sequence[_Call], error: CacheUnavailable) -> None:
+        for call in (*batch, *self._waiting):
+            if not call.answer.done():
+                call.answer.set_exception(error)
+        self._waiting.clear()
+
+    async def _send(self, batch: Sequence[_Call]) -> None:
+        answers = await self._execute([("EVALSHA", call.script, *call.arguments) for call in batch])
+        for call, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, NoScriptError):
+                (answer,) = await self._execute([("EVAL", call.text, *call.arguments)])
+            _settle(call, answer)
+
+    async def _execute(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        with reporting():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
+                return answers
+
+
+def _settle(call: _Call, answer: Any) -> None:
+    if call.answer.done():
+        return
+    if isinstance(answer, ResponseError):
+        call.answer.set_exception(CacheUnavailable(f"Redis refused a script: {answer}"))
+    else:
+        call.answer.set_result(answer)

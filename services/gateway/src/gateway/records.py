@@ -1,0 +1,30 @@
+"""What was answered when a task was submitted: the only trace of it until the persister has written its row."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import structlog
+
+from common.admission import record_key
+from common.errors import CacheUnavailable
+from common.redis import Client, reporting
+
+_log = structlog.get_logger(__name__)
+
+
+class Records:
+    """Reads them; a Redis that is away knows of none."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def answer(self, tenant_id: UUID, task_id: UUID) -> bytes | None:
+        """The body of the task's 202."""
+        try:
+            with reporting():
+                found = await self._client.hget(record_key(tenant_id, task_id), "answer")
+        except CacheUnavailable as error:
+            _log.info("record.unread", task_id=str(task_id), error=repr(error))
+            return None
+        return found.encode() if isinstance(found, str) else found

@@ -1,0 +1,137 @@
+"""`/v1/admin`: tenants, keys and users' tiers. Every change is told to all gateways."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat
+from fastapi import APIRouter, Body, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.contracts import PrincipalsChanged
+from common.errors import BrokerUnavailable
+from common.messaging.publisher import Publisher
+from common.messaging.topology import CONTROL
+from gateway import problems
+from gateway.documentation import problem_responses
+from gateway.failures import invalid_field
+from gateway.identities import Identities
+from gateway.keys import ApiKey
+from gateway.principals import Principals
+from gateway.routes.raw import SECURED, Json
+from gateway.schemas import Text
+
+_log = structlog.get_logger(__name__)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewTenant(_Document):
+    """A tenant to be made."""
+
+    name: Text = Field(min_length=1, max_length=200, examples=["Acme"])
+    plan: Text = Field(min_length=1, max_length=100, examples=["pro"])
+
+
+class NewKey(_Document):
+    """A key to be made."""
+
+    name: Text = Field(default="key", min_length=1, max_length=200, examples=["production"])
+
+
+class UserTier(_Document):
+    """A user's own tier."""
+
+    tier: Text = Field(max_length=31, examples=["free"])
+
+
+class Administration:
+    """Checks the administrator's key, and tells the other gateways."""
+
+    def __init__(self, key: str | None, principals: Principals, publisher: Publisher) -> None:
+        self._key = key
+        self._principals = principals
+        self._publisher = publisher
+
+    async def check(self, request: Request) -> None:
+        """Raises `Problem`: 404 where there is no admin API, 401 where the key is another."""
+        if self._key is None:
+            raise problems.NOT_FOUND.problem("The admin API is not enabled here.")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._key.encode()):
+            raise problems.UNAUTHENTICATED.problem(
+                "The admin key is not valid.", headers={"WWW-Authenticate": 'Bearer realm="laneway-admin"'}
+            )
+
+    async def changed(self, tenant_id: UUID) -> None:
+        """Forget the tenant here, and ring the bell; a gateway that misses it forgets within a minute."""
+        contract = PrincipalsChanged(tenant_id=tenant_id)
+        self._principals.hear(contract)
+        try:
+            await self._publisher.publish(CONTROL, "", contract, subject=tenant_id, stable_id=str(tenant_id))
+        except BrokerUnavailable as error:
+            _log.warning("principals.untold", tenant_id=str(tenant_id), error=repr(error))
+
+
+def tenants_and_keys(administration: Administration, identities: Identities) -> APIRouter:
+    """Making tenants, making and revoking keys."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[SECURED, Depends(administration.check)])
+
+    @router.post("/tenants", status_code=201, summary="Make a tenant", responses=problem_responses("invalid-request"))
+    async def add_tenant(tenant: NewTenant) -> Response:
+        tenant_id = uuid_utils.compat.uuid7()
+        if not await identities.add_tenant(tenant_id, tenant.name, tenant.plan):
+            raise invalid_field("plan", f"there is no plan {tenant.plan!r}")
+        return Json({"id": tenant_id, "name": tenant.name, "plan": tenant.plan}, 201)
+
+    @router.post(
+        "/tenants/{tenant_id}/keys",
+        status_code=201,
+        summary="Make an API key: it is shown this once",
+        responses=problem_responses("not-found", "invalid-request"),
+    )
+    async def add_key(tenant_id: UUID, key: Annotated[NewKey | None, Body()] = None) -> Response:
+        made = ApiKey.mint()
+        if not await identities.add_key(tenant_id, made, (key or NewKey()).name):
+            raise problems.NOT_FOUND.problem("There is no such tenant.")
+        await administration.changed(tenant_id)
+        return Json({"key_id": made.key_id, "key": made.token, "tenant_id": tenant_id}, 201)
+
+    @router.delete(
+        "/keys/{key_id}", status_code=204, summary="Revoke an API key", responses=problem_responses("not-found")
+    )
+    async def revoke_key(key_id: Annotated[Text, Path(max_length=64)]) -> Response:
+        tenant_id = await identities.revoke_key(key_id)
+        if tenant_id is None:
+            raise problems.NOT_FOUND.problem("There is no such key.")
+        await administration.changed(tenant_id)
+        return Response(status_code=204)
+
+    return router
+
+
+def users(administration: Administration, identities: Identities, tiers: tuple[str, ...]) -> APIRouter:
+    """Tiers of single users."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[SECURED, Depends(administration.check)])
+
+    @router.put(
+        "/tenants/{tenant_id}/users/{user_id}",
+        summary="Set a user's tier",
+        responses=problem_responses("not-found", "invalid-request"),
+    )
+    async def put_user(tenant_id: UUID, user_id: Annotated[Text, Path(max_length=200)], user: UserTier) -> Response:
+        if user.tier not in tiers:
+            raise invalid_field("tier", f"there is no tier {user.tier!r}")
+        if not await identities.put_user(tenant_id, user_id, user.tier):
+            raise problems.NOT_FOUND.problem("There is no such tenant.")
+        await administration.changed(tenant_id)
+        return Json({"tenant_id": tenant_id, "user_id": user_id, "tier": user.tier})
+
+    return router

@@ -1,0 +1,136 @@
+"""The body of a task, checked before anything is done with it; what only the catalogue knows is checked after."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
+
+from common.catalogue import Catalogue
+from common.contracts.tasks import InputMessage
+from gateway.failures import invalid_field
+
+_MAX_CHARACTERS = 100_000
+
+
+def _storable(text: str) -> str:
+    # PostgreSQL's text and jsonb cannot hold it: what is accepted here must be recordable later.
+    if "\0" in text:
+        raise ValueError("must not contain the character U+0000")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Metadata = Annotated[
+    dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
+    Field(max_length=16),
+]
+Input = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[tuple[InputMessage, ...], Tag("messages")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "messages"),
+]
+
+
+class TaskRequest(BaseModel):
+    """What a tenant asks for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    input: Input = Field(description="a question, or the messages of a conversation that ends with the user's")
+    agent: Text = Field(default="default", max_length=100, description="an agent of the catalogue")
+    model: Text | None = Field(default=None, max_length=100, description="a model of the catalogue; else the agent's")
+    conversation_id: str | None = Field(default=None, description="null only: not available in this version")
+    user_id: Text | None = Field(default=None, min_length=1, max_length=200, description="the tenant's own user")
+    tier: Text | None = Field(default=None, max_length=31, description="at most the user's, which is the default")
+    priority: int = Field(default=5, ge=0, le=9, description="orders the tenant's own tasks; 9 goes first")
+    max_cost_usd: Decimal | None = Field(default=None, gt=0, max_digits=20, decimal_places=10)
+    max_steps: int | None = Field(default=None, ge=1, le=100)
+    max_output_tokens: int | None = Field(default=None, ge=1, description="per model call, at most the model's own")
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400, description="from submission to the end")
+    on_budget_exhausted: Literal["fail", "park"] = Field(default="fail", description='"fail" only in this version')
+    on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
+        default="enqueue", description='"enqueue" only in this version'
+    )
+    metadata: Metadata = Field(default_factory=dict, description="at most 16 pairs, returned with the task")
+
+    @property
+    def messages(self) -> tuple[InputMessage, ...]:
+        """The input as messages, however it was given."""
+        if isinstance(self.input, str):
+            return (InputMessage.model_construct(role="user", content=self.input),)
+        return self.input
+
+    @model_validator(mode="after")
+    def _only_what_exists(self) -> Self:
+        if self.conversation_id is not None:
+            raise invalid_field("conversation_id", "conversations are not available in this version")
+        if self.on_budget_exhausted != "fail":
+            raise invalid_field("on_budget_exhausted", "parking is not available in this version")
+        if self.on_busy != "enqueue":
+            raise invalid_field("on_busy", "conversations are not available in this version")
+        return self
+
+    @model_validator(mode="after")
+    def _input_says_something(self) -> Self:
+        messages = self.messages
+        if not messages or messages[-1].role != "user":
+            raise invalid_field("input", "must end with a message of the user")
+        for message in messages:
+            if not message.content.strip():
+                raise invalid_field("input", "must not be empty")
+            _check_text(message.content)
+        if sum(len(message.content) for message in messages) > _MAX_CHARACTERS:
+            raise invalid_field("input", f"must not have more than {_MAX_CHARACTERS} characters")
+        return self
+
+
+def _check_text(text: str) -> None:
+    try:
+        _storable(text)
+    except ValueError as error:
+        raise invalid_field("input", str(error)) from error
+
+
+TASK_REQUEST: TypeAdapter[TaskRequest] = TypeAdapter(TaskRequest)
+
+
+def check_catalogue(request: TaskRequest, catalogue: Catalogue) -> None:
+    """Refuse what the catalogue does not have. Raises `Problem`."""
+    agent = catalogue.agent(request.agent)
+    if agent is None:
+        raise invalid_field("agent", f"there is no agent {request.agent!r}")
+    model = catalogue.model(request.model or agent.model)
+    if model is None:
+        raise invalid_field("model", f"there is no model {request.model!r}")
+    if request.max_output_tokens is not None and request.max_output_tokens > model.max_output:
+        raise invalid_field("max_output_tokens", f"{model.name} gives at most {model.max_output} tokens")
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "question": {"summary": "A question", "value": {"input": "What is AI?"}},
+    "conversation": {
+        "summary": "A conversation, with limits",
+        "value": {
+            "input": [
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "Hello! What can I do for you?"},
+                {"role": "user", "content": "What is 17 * 23?"},
+            ],
+            "agent": "analyst",
+            "priority": 7,
+            "max_cost_usd": "0.05",
+            "metadata": {"order": "4711"},
+        },
+    },
+}

@@ -1,0 +1,183 @@
+"""A task on its way in: checked, admitted, published, answered. One confirmed publish is the commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from uuid import UUID
+
+import structlog
+
+from common.catalogue import Catalogue
+from common.errors import BrokerUnavailable, LaneFull, StoreUnavailable, Unavailable
+from common.messaging.publisher import Publisher
+from common.messaging.topology import TASKS
+from gateway import problems
+from gateway.admission import Admission, Decision, Outcome
+from gateway.background import Background
+from gateway.failures import invalid_field
+from gateway.metrics import Metrics
+from gateway.principals import Principal, Principals
+from gateway.schemas import TaskRequest, check_catalogue
+from gateway.tasks import Tasks
+from gateway.tickets import Ticket, ticket_for
+from gateway.tracing import Tracing
+
+_log = structlog.get_logger(__name__)
+
+# The client hears something within 3 s, whatever is down.
+_DEADLINE_SECONDS = 2.7
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a submission."""
+
+    task_id: UUID
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Submissions:
+    """Takes tasks in."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        principals: Principals,
+        admission: Admission,
+        publisher: Publisher,
+        tasks: Tasks,
+        background: Background,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        self._catalogue = catalogue
+        self._ranks = {name: rank for rank, name in enumerate(catalogue.tier_names)}
+        self._principals = principals
+        self._admission = admission
+        self._publisher = publisher
+        self._tasks = tasks
+        self._background = background
+        self._metrics = metrics
+        self._tracing = tracing
+
+    async def submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
+        """Take the task in. Raises `Problem` or `Unavailable`: then nothing is admitted, and a retry is safe."""
+        try:
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                return await self._submit(principal, request, key)
+        except TimeoutError as error:
+            raise Unavailable("the submission took too long") from error
+
+    async def _submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
+        check_catalogue(request, self._catalogue)
+        tier = await self._tier(principal, request)
+        if not self._publisher.ready:
+            raise BrokerUnavailable("RabbitMQ is not connected")
+        ticket = ticket_for(principal.tenant_id, request, tier, key)
+        decision = await self._admission.admit(principal, ticket.candidate)
+        self._metrics.admissions.labels(tier, decision.outcome.value).inc()
+        if decision.outcome is Outcome.ADMITTED:
+            return await self._enter(principal, ticket, decision)
+        if decision.outcome is Outcome.UNCONFIRMED:
+            await self._publish(principal, ticket, decision, decision.answer)
+            return _receipt(ticket, decision, 200, decision.answer)
+        if decision.outcome is Outcome.REPEATED:
+            return _receipt(ticket, decision, 200, decision.answer)
+        raise _refusal(decision, principal)
+
+    async def _tier(self, principal: Principal, request: TaskRequest) -> str:
+        own = await self._principals.tier(principal, request.user_id)
+        if request.tier is None:
+            return own
+        if request.tier not in self._ranks:
+            raise invalid_field("tier", f"there is no tier {request.tier!r}")
+        if self._ranks[request.tier] < self._ranks.get(own, len(self._ranks)):
+            raise problems.FORBIDDEN.problem(f"The tier {request.tier!r} is above this user's tier {own!r}.")
+        return request.tier
+
+    async def _enter(self, principal: Principal, ticket: Ticket, decision: Decision) -> Receipt:
+        try:
+            earlier = await self._recorded(principal, ticket, decision)
+            if earlier is None:
+                await self._publish(principal, ticket, decision, ticket.candidate.answer)
+                return _receipt(ticket, decision, 202, ticket.candidate.answer)
+        except asyncio.CancelledError:
+            self._undo(principal, ticket, decision)
+            raise
+        except Exception:
+            await self._undone(principal, ticket, decision)
+            raise
+        await self._undone(principal, ticket, decision)
+        return _receipt(ticket, decision, 200, earlier)
+
+    async def _recorded(self, principal: Principal, ticket: Ticket, decision: Decision) -> bytes | None:
+        """The answer of long ago to the same request. Raises `Problem` where the key was another request's."""
+        if not ticket.candidate.keyed:
+            return None
+        try:
+            submitted = await self._tasks.submitted(principal.tenant_id, ticket.task_id)
+        except StoreUnavailable as error:
+            if not decision.recorded:
+                raise
+            # Redis answered, and knows of no earlier use: the database would only have told of older ones.
+            _log.info("submission.unchecked", error=repr(error))
+            return None
+        if submitted is None:
+            return None
+        if submitted.request_hash != ticket.candidate.request_hash:
+            raise problems.CONFLICT.problem(problems.CONFLICT.detail)
+        return submitted.answer
+
+    async def _publish(self, principal: Principal, ticket: Ticket, decision: Decision, answer: bytes) -> None:
+        began = perf_counter()
+        message = ticket.message(decision.level)
+        try:
+            with self._tracing.publishing(ticket.task_id, ticket.tier):
+                await self._publisher.publish(
+                    TASKS,
+                    ticket.tier,
+                    message,
+                    subject=ticket.task_id,
+                    stable_id=str(ticket.task_id),
+                    priority=decision.level,
+                )
+        except BrokerUnavailable as error:
+            outcome = "lane_full" if isinstance(error, LaneFull) else "unconfirmed_publish"
+            self._metrics.admissions.labels(ticket.tier, outcome).inc()
+            raise
+        self._metrics.publishing.observe(perf_counter() - began)
+        if ticket.candidate.keyed:
+            self._background.start(self._admission.accept(principal, ticket.candidate, answer), "admission.accept")
+
+    def _undo(self, principal: Principal, ticket: Ticket, decision: Decision) -> asyncio.Task[None] | None:
+        if not decision.recorded:
+            return None
+        return self._background.start(self._admission.undo(principal, ticket.candidate), "admission.undo")
+
+    async def _undone(self, principal: Principal, ticket: Ticket, decision: Decision) -> None:
+        undo = self._undo(principal, ticket, decision)
+        if undo is not None:
+            await asyncio.shield(undo)
+
+
+def _receipt(ticket: Ticket, decision: Decision, status: int, body: bytes) -> Receipt:
+    headers = decision.headers()
+    headers["Location"] = f"/v1/tasks/{ticket.task_id}"
+    return Receipt(ticket.task_id, status, body, headers)
+
+
+def _refusal(decision: Decision, principal: Principal) -> problems.Problem:
+    headers = decision.headers() | {"Retry-After": str(decision.reset_seconds)}
+    if decision.outcome is Outcome.CONFLICT:
+        return problems.CONFLICT.problem(problems.CONFLICT.detail)
+    if decision.outcome is Outcome.RATE_LIMITED:
+        detail = f"The plan allows {principal.requests_per_minute} requests per minute."
+        return problems.RATE_LIMITED.problem(detail, headers=headers)
+    detail = f"The plan allows {principal.max_outstanding} outstanding tasks."
+    return problems.TOO_MANY_OUTSTANDING.problem(detail, headers=headers)

@@ -1,0 +1,173 @@
+"""SQL on tasks: as recorded in `history`, as running in `runtime`, as charged in `billing`; read as their tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from asyncpg import Record
+
+from common.contracts.events import EventId
+from gateway.database import Database
+from gateway.tickets import answer
+
+# A retry is answered soon, or without the database.
+_CHECK_SECONDS = 1.0
+
+_SUBMITTED = "SELECT tier, status, request_hash, submitted_at FROM history.tasks WHERE task_id = $1"
+
+# What is charged is told once all of it is: a finished task without an unsettled hold.
+_VIEW = """
+SELECT q.task_id, coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
+       t.user_id, t.priority, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message, t.usage,
+       t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
+       coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
+       (SELECT coalesce(sum(u.charge), 0) FROM billing.usage u WHERE u.task_id = q.task_id) AS charged,
+       EXISTS (SELECT FROM billing.holds h WHERE h.task_id = q.task_id AND h.state IN ('open', 'in_doubt')) AS unsettled
+"""
+_ONE = f"""{_VIEW}
+FROM (SELECT $1::uuid AS task_id) q
+LEFT JOIN history.tasks t ON t.task_id = q.task_id
+LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
+"""
+# Both reads look at the true end first: the run may have ended before that was recorded.
+_PAGE = f"""{_VIEW}
+FROM history.tasks q JOIN history.tasks t ON t.task_id = q.task_id
+LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+WHERE q.submitted_at IS NOT NULL
+  AND ($1::timestamptz IS NULL OR (q.submitted_at, q.task_id) < ($1, $2::uuid))
+  AND ($3::text IS NULL OR $3 = CASE WHEN q.status = 'queued' THEN coalesce(r.status, 'queued') ELSE q.status END)
+  AND ($4::text IS NULL OR q.tier = $4)
+ORDER BY q.submitted_at DESC, q.task_id DESC LIMIT $5
+"""
+
+_STATE = """
+SELECT coalesce(t.tier, r.tier) AS tier, t.priority, t.status AS recorded_status, r.status AS run_status,
+       r.fence, r.attempts, r.outcome, r.finished_at
+FROM (SELECT $1::uuid AS task_id) q
+LEFT JOIN history.tasks t ON t.task_id = q.task_id
+LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
+"""
+_CANCEL = "SELECT status, fence, decided FROM runtime.cancel($1, $2, $3)"
+_EVENTS = """
+SELECT fence, seq, type, at, data FROM history.events
+WHERE task_id = $1 AND (fence, seq) > ($2, $3) ORDER BY fence, seq LIMIT $4
+"""
+_TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A submission as it was recorded."""
+
+    request_hash: str | None
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a task is, by the record and by the run; a run ends before its end is recorded."""
+
+    tier: str
+    priority: int | None
+    recorded_status: str | None
+    run_status: str | None
+    fence: int
+    outcome: bytes | None
+    finished_at: datetime | None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the end is in `history`, and with it every event."""
+        return self.recorded_status in _TERMINAL
+
+    @property
+    def status(self) -> str:
+        """The truth of this moment."""
+        if self.recorded_status in _TERMINAL:
+            return str(self.recorded_status)
+        return self.run_status or "queued"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status in _TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What `runtime.cancel` says."""
+
+    status: str
+    fence: int
+    decided: bool
+
+
+class Tasks:
+    """Reads tasks and cancels them. Every call raises `StoreUnavailable` where PostgreSQL is too slow."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def submitted(self, tenant_id: UUID, task_id: UUID) -> Submitted | None:
+        """The submission of a task, where it is recorded."""
+        row = await self._database.within(self._row(tenant_id, _SUBMITTED, task_id), _CHECK_SECONDS)
+        if row is None or row["submitted_at"] is None:
+            return None
+        return Submitted(row["request_hash"], answer(task_id, row["tier"], row["status"], row["submitted_at"]))
+
+    async def view(self, tenant_id: UUID, task_id: UUID) -> Record | None:
+        """All there is to show of a task."""
+        return await self._database.within(self._row(tenant_id, _ONE, task_id))
+
+    async def page(
+        self,
+        tenant_id: UUID,
+        *,
+        before: tuple[datetime, UUID] | None,
+        status: str | None,
+        tier: str | None,
+        limit: int,
+    ) -> Sequence[Record]:
+        """Tasks, newest first, from those submitted before a place in that order."""
+        at, task_id = before or (None, None)
+        return await self._database.within(self._rows(tenant_id, _PAGE, at, task_id, status, tier, limit))
+
+    async def state(self, tenant_id: UUID, task_id: UUID) -> State | None:
+        """How far the task is; None where neither a record nor a run is known."""
+        row = await self._database.within(self._row(tenant_id, _STATE, task_id))
+        if row is None:
+            return None
+        return State(
+            row["tier"],
+            row["priority"],
+            row["recorded_status"],
+            row["run_status"],
+            row["fence"] or 1,
+            row["outcome"],
+            row["finished_at"],
+        )
+
+    async def cancel(self, tenant_id: UUID, task_id: UUID, tier: str) -> Cancelled:
+        """Cancel a task that is known to exist."""
+        row = await self._database.within(self._row(tenant_id, _CANCEL, task_id, tenant_id, tier))
+        assert row is not None  # noqa: S101 - a function always answers
+        return Cancelled(row["status"], row["fence"], row["decided"])
+
+    async def events(self, tenant_id: UUID, task_id: UUID, after: EventId, limit: int) -> Sequence[Record]:
+        """Recorded events after an id, in their order."""
+        return await self._database.within(self._rows(tenant_id, _EVENTS, task_id, after.fence, after.seq, limit))
+
+    async def _row(self, tenant_id: UUID, statement: str, *arguments: object) -> Record | None:
+        async with self._database.as_tenant(tenant_id) as connection:
+            row: Record | None = await connection.fetchrow(statement, *arguments)
+            return row
+
+    async def _rows(self, tenant_id: UUID, statement: str, *arguments: object) -> Sequence[Record]:
+        async with self._database.as_tenant(tenant_id) as connection:
+            rows: Sequence[Record] = await connection.fetch(statement, *arguments)
+            return rows

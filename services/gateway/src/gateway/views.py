@@ -1,0 +1,107 @@
+"""A task as a client sees it, whichever of its records is furthest."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from asyncpg import Record
+
+from common.contracts import RunFinished
+from common.contracts.runs import TERMINAL
+from common.messaging.topology import lane
+from gateway.tickets import links
+
+
+def task_view(row: Record) -> dict[str, Any]:
+    """The document for a row of `tasks`. Money is a decimal string; durations are whole milliseconds."""
+    ending = _ending(row)
+    status = _status(row)
+    started = row["started_at"]
+    finished = row["finished_at"] if status in TERMINAL else None
+    return {
+        "id": row["task_id"],
+        "status": status,
+        "tier": row["tier"],
+        "lane": lane(row["tier"]),
+        "priority": row["priority"],
+        "agent": row["agent"],
+        "user_id": row["user_id"],
+        "metadata": row["metadata"] or {},
+        "created_at": row["submitted_at"],
+        "started_at": started,
+        "finished_at": finished,
+        "queued_ms": _milliseconds(row["submitted_at"], started or finished or datetime.now(UTC)),
+        "duration_ms": _milliseconds(started, finished),
+        "attempts": row["attempts"] or 0,
+        **ending,
+        "cost_usd": plain(row["charged"]) if status in TERMINAL and not row["unsettled"] else None,
+        "links": links(row["task_id"]),
+    }
+
+
+def queued_view(answer: bytes) -> dict[str, Any]:
+    """The same document for a task that was accepted and is not recorded yet."""
+    receipt: dict[str, Any] = orjson.loads(answer)
+    blank = dict.fromkeys(
+        ("started_at", "finished_at", "duration_ms", "model", "output", "error", "usage", "steps", "cost_usd")
+    )
+    created = datetime.fromisoformat(receipt["created_at"])
+    return receipt | blank | {"attempts": 0, "queued_ms": _milliseconds(created, datetime.now(UTC))}
+
+
+def _status(row: Record) -> str:
+    recorded = row["recorded_status"]
+    return recorded if recorded in TERMINAL else row["run_status"] or "queued"
+
+
+def _ending(row: Record) -> dict[str, Any]:
+    if row["recorded_status"] not in TERMINAL and row["outcome"] is not None:
+        # Decided, and not recorded yet: the run keeps the very message that will be recorded.
+        return _from_outcome(RunFinished.decode(row["outcome"]))
+    error = row["error_type"] and {"type": row["error_type"], "message": row["error_message"]}
+    return {
+        "model": row["model"],
+        "output": row["output"],
+        "error": error,
+        "usage": row["usage"],
+        "steps": row["steps"],
+    }
+
+
+def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
+    return {
+        "model": outcome.model,
+        "output": outcome.output,
+        "error": outcome.error and outcome.error.model_dump(),
+        "usage": outcome.usage.model_dump(),
+        "steps": outcome.steps,
+    }
+
+
+def plain(amount: Any) -> str:
+    """A decimal as a client reads it: exact, without an exponent and without trailing zeros."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _milliseconds(begin: datetime | None, end: datetime | None) -> int | None:
+    if begin is None or end is None:
+        return None
+    return max(0, round((end - begin).total_seconds() * 1000))
+
+
+def cursor_of(row: Record) -> str:
+    """Where the page after this row begins."""
+    return f"{row['submitted_at'].isoformat()}_{row['task_id']}"
+
+
+def parse_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """The place a cursor names. Raises `ValueError`."""
+    at, _, task_id = cursor.partition("_")
+    parsed = datetime.fromisoformat(at)
+    if parsed.tzinfo is None:
+        raise ValueError("a cursor's time has an offset")
+    return parsed, UUID(task_id)
