@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 from deploy.local.control import Control
 from deploy.local.errors import LocalError, NotUp
@@ -14,8 +15,16 @@ from deploy.local.instance import REPOSITORY, Instance
 STOP_SECONDS = 120
 
 
-def start(instance: Instance, *, attached: bool = False) -> dict[str, str]:
-    """Start the whole stack in the background and wait until everything is ready; returns its addresses.
+@dataclass(frozen=True)
+class Started:
+    """A stack that is ready, and its supervisor."""
+
+    addresses: dict[str, str]
+    supervisor: subprocess.Popen[bytes]
+
+
+def start(instance: Instance, *, attached: bool = False) -> Started:
+    """Start the whole stack in the background and wait until everything is ready.
 
     Interrupted while it waits, it stops what it started. An attached stack ends with this process, however that ends.
     """
@@ -42,9 +51,9 @@ def start(instance: Instance, *, attached: bool = False) -> dict[str, str]:
     if "ready" not in answer:
         process.wait()
         raise LocalError(answer.get("error", f"the supervisor ended: see {instance.run}/supervisor.log"))
-    process.returncode = 0  # it lives on by itself: do not warn that nobody waits for it
-    addresses: dict[str, str] = answer["ready"]
-    return addresses
+    if not attached:
+        process.returncode = 0  # it lives on by itself: do not warn that nobody waits for it
+    return Started(answer["ready"], process)
 
 
 def stop(instance: Instance) -> bool:

@@ -10,7 +10,7 @@ from deploy.local import background, compose, processes, programs
 from deploy.local import demo as client
 from deploy.local.control import Control
 from deploy.local.envfile import read_env, write_env
-from deploy.local.errors import LocalError
+from deploy.local.errors import AlreadyUp, LocalError
 from deploy.local.instance import BASE, Instance, remove_abandoned
 from deploy.local.ports import Ports
 from deploy.local.runner import run
@@ -36,10 +36,12 @@ def servers(name: str, *, ephemeral: bool, until_eof: bool) -> int:
     def tell(report: dict[str, str]) -> None:
         print(json.dumps({"instance": name, **report}), flush=True)
 
+    if instance.is_alive():  # before `finally` could remove what belongs to another
+        raise AlreadyUp(f"instance {name} is already running (see {instance.run})")
     try:
         was_ready = asyncio.run(run(instance, make, tell, until_eof=until_eof))
     finally:
-        if ephemeral and not instance.is_alive():
+        if ephemeral:
             instance.remove()
     return 0 if was_ready else 130
 
@@ -74,7 +76,7 @@ def up() -> int:
         print("already up")
         addresses = read_env(DEMO_ENV)
     else:
-        addresses = compose.start() if compose.chosen() else background.start(MAIN)
+        addresses = compose.start() if compose.chosen() else background.start(MAIN).addresses
         write_env(DEMO_ENV, addresses)
         print("up; all addresses, keys and passwords are in .laneway/demo.env")
     for name in SHOWN:
@@ -98,10 +100,12 @@ def demo() -> int:
     if DEMO.is_alive():
         raise LocalError("a demo is running already")
     DEMO.remove()
+    started = background.start(DEMO, attached=True)
     try:
-        status = client.main(background.start(DEMO, attached=True))
+        status = client.main(started.addresses)
     finally:
         background.stop(DEMO)
+        started.supervisor.wait()
     if status == 0:
         DEMO.remove()  # else it is kept for whoever looks for the reason
     else:

@@ -4,11 +4,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from deploy.local import control, processes
+from deploy.local import control, orphans, processes
 from deploy.local.errors import BadRequest
 from deploy.local.instance import Instance
 from deploy.local.ports import Ports
@@ -43,12 +43,15 @@ async def run(
 
     Returns whether it was ever ready. Raises `AlreadyUp` or `StartFailed`. Leaves no process in any case.
     """
-    with _locked(instance) as lock, Ports() as ports:
+    orphans.adopt()
+    lock = instance.lock()  # never closed: it is given back when this process, the last of the instance, has ended
+    instance.prepare()
+    with Ports() as ports:
         stack = make_stack(ports)
         supervisor = Supervisor(instance, stack.specs(), inherited=(lock,))
         ended = _until(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if until_eof:
-            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _at_eof, ended)
+            _watch_stdin(ended)
         async with _controlled(instance, Operations(supervisor, stack, ended)):
             try:
                 if not await _start(supervisor, ended):
@@ -57,6 +60,7 @@ async def run(
                 await ended.wait()
             finally:
                 await supervisor.stop()
+                await orphans.bury()
     return True
 
 
@@ -118,18 +122,8 @@ async def _start(supervisor: Supervisor, ended: asyncio.Event) -> bool:
     return True
 
 
-@contextmanager
-def _locked(instance: Instance) -> Iterator[int]:
-    lock = instance.lock()
-    try:
-        instance.prepare()
-        yield lock
-    finally:
-        os.close(lock)
-
-
 @asynccontextmanager
-async def _controlled(instance: Instance, operations: Operations) -> Any:
+async def _controlled(instance: Instance, operations: Operations) -> AsyncIterator[None]:
     server = await control.serve(instance.control, operations)
     try:
         yield
@@ -143,6 +137,13 @@ def _until(*signals: signal.Signals) -> asyncio.Event:
     for number in signals:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     return ended
+
+
+def _watch_stdin(ended: asyncio.Event) -> None:
+    try:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _at_eof, ended)
+    except PermissionError:  # a file or /dev/null, which has nothing to wait for
+        ended.set()
 
 
 def _at_eof(ended: asyncio.Event) -> None:

@@ -40,6 +40,7 @@ disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 64000000
 collect_statistics_interval = {statistics_ms}
 log.console = true
+log.console.use_colors = off
 log.file = false
 """
 
@@ -178,7 +179,6 @@ class Servers:
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/enabled_plugins",
             "RABBITMQ_MNESIA_BASE": f"{home}/mnesia",
             "RABBITMQ_LOG_BASE": f"{home}/log",
-            "RABBITMQ_LOG": "info,-color",
             "RABBITMQ_PID_FILE": f"{home}/pid",
             "RABBITMQ_DIST_PORT": str(self._ports["distribution"]),
             "ERL_EPMD_PORT": str(self._ports["epmd"]),
