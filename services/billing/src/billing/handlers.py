@@ -56,7 +56,7 @@ async def _settle(connection: Connection, records: Sequence[UsageRecorded]) -> _
         connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
     )
     repeated = [r for r in records if r.attempt_id not in new or firsts[r.attempt_id] is not r]
-    return _Outcome(filed, len(repeated), await repository.conflicting(connection, repeated))
+    return _Outcome(filed, len(records) - len(filed), await repository.conflicting(connection, repeated))
 
 
 def _report(outcome: _Outcome) -> None:

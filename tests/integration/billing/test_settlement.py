@@ -1,0 +1,177 @@
+"""A usage record settles its hold once: priced, posted in double entry, moved from held to charged in every scope."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from prometheus_client import REGISTRY
+
+from common.contracts.base import now
+from common.contracts.usage import Usage
+from common.errors import PoisonError
+from common.postgres import Pool
+from tests.integration.billing.calls import Call, balances, ledger, settle
+from tests.stage import Stage
+
+HELD = Decimal("0.007")
+COST = Decimal("0.0015")
+NOTHING = Decimal(0)
+POSTED = {"receivable": COST, "revenue": -COST, "cost": COST, "payable:anthropic": -COST}
+
+
+def _counted(name: str) -> float:
+    return REGISTRY.get_sample_value(f"laneway_billing_{name}_total") or 0.0
+
+
+async def test_a_record_moves_what_was_held_to_what_is_charged(call: Call, pool: Pool, owner: Pool) -> None:
+    assert await call.reserve(owner) == "held"
+    assert set((await balances(owner, call.tenant_id)).values()) == {(HELD, NOTHING)}
+    await settle(pool, call.record())
+    assert await balances(owner, call.tenant_id) == dict.fromkeys(
+        ("run", "tenant_day", "tenant_month", "user_day"), (NOTHING, COST)
+    )
+    hold = await owner.fetchrow("SELECT state, charged FROM billing.holds WHERE attempt_id = $1", call.attempt_id)
+    assert hold is not None
+    assert tuple(hold.values()) == ("settled", COST)
+    assert await ledger(owner, call.attempt_id) == POSTED
+
+
+async def test_the_same_record_twice_is_one_posting(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    record, duplicates, conflicts = call.record(), _counted("duplicates"), _counted("conflicts")
+    await settle(pool, record, record)
+    await settle(pool, record)
+    assert await ledger(owner, call.attempt_id) == POSTED
+    assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, COST)
+    assert _counted("duplicates") == duplicates + 2
+    assert _counted("conflicts") == conflicts
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_record_with_other_numbers_is_ignored_and_reported(
+    call: Call, pool: Pool, owner: Pool, together: bool
+) -> None:
+    await call.reserve(owner)
+    first, other = call.record(), call.record(usage=Usage(input_tokens=1001, output_tokens=100))
+    conflicts = _counted("conflicts")
+    if together:
+        await settle(pool, first, other)
+    else:
+        await settle(pool, first)
+        await settle(pool, other)
+    assert await ledger(owner, call.attempt_id) == POSTED
+    assert _counted("conflicts") == conflicts + 1
+
+
+async def test_no_more_is_charged_than_was_held(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner, input_bound=10, max_output=10)
+    held, unexpected = Decimal("0.00007"), _counted("variance_usd")
+    await settle(pool, call.record())
+    assert (await balances(owner, call.tenant_id))["tenant_day"] == (NOTHING, held)
+    assert await ledger(owner, call.attempt_id) == {
+        "receivable": held,
+        "revenue": -held,
+        "cost": held,
+        "variance": COST - held,
+        "payable:anthropic": -COST,
+    }
+    assert _counted("variance_usd") == pytest.approx(unexpected + float(COST - held))
+
+
+async def test_a_call_that_used_nothing_releases_its_hold(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await settle(pool, call.record(usage=Usage()))
+    assert set((await balances(owner, call.tenant_id)).values()) == {(NOTHING, NOTHING)}
+    assert await ledger(owner, call.attempt_id) == {}
+
+
+async def test_a_record_without_a_hold_is_paid_by_the_platform(call: Call, pool: Pool, owner: Pool) -> None:
+    unheld = _counted("unheld")
+    await settle(pool, call.record())
+    assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
+    assert await balances(owner, call.tenant_id) == {}
+    assert _counted("unheld") == unheld + 1
+
+
+async def test_another_tenants_hold_is_not_charged(call: Call, stage: Stage, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await settle(pool, call.record(tenant_id=stage.new_tenant()))
+    assert (await balances(owner, call.tenant_id))["run"] == (HELD, NOTHING)
+    assert "receivable" not in await ledger(owner, call.attempt_id)
+
+
+async def test_a_model_without_a_price_is_filed_and_never_charged(call: Call, pool: Pool, owner: Pool) -> None:
+    unpriced = _counted("unpriced")
+    await settle(pool, call.record(model="nobody-knows-1"))
+    filed = await owner.fetchrow("SELECT cost, charge, variance FROM billing.usage WHERE task_id = $1", call.task_id)
+    assert filed is not None
+    assert tuple(filed.values()) == (None, None, None)
+    assert await ledger(owner, call.attempt_id) == {}
+    assert _counted("unpriced") == unpriced + 1
+
+
+async def test_the_price_is_the_holds_even_where_a_newer_one_is_listed(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    listed = """INSERT INTO billing.prices (provider, model, valid_from, input_mtok, cache_read_mtok,
+      cache_write_5m_mtok, cache_write_1h_mtok, output_mtok, source)
+      VALUES ('anthropic', 'claude-haiku-4-5', $1, 100, 100, 100, 100, 100, 'test') RETURNING price_id"""
+    at = now()
+    price_id = await owner.fetchval(listed, at)
+    try:
+        later, unheld = replace(call, number=2), replace(call, number=3)
+        await settle(
+            pool, call.record(), later.record(recorded_at=at - timedelta(days=1)), unheld.record(recorded_at=now())
+        )
+    finally:
+        await owner.execute("UPDATE billing.prices SET valid_from = 'infinity' WHERE price_id = $1", price_id)
+    assert await ledger(owner, call.attempt_id) == POSTED
+    assert (await ledger(owner, later.attempt_id))["variance"] == COST
+    assert (await ledger(owner, unheld.attempt_id))["variance"] == Decimal("0.11")
+
+
+async def test_nul_characters_and_surprising_counts_are_filed(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    body = call.record(metadata={"name": "a\x00b"}).encode()
+    record = type(call.record()).decode(
+        body.replace(b'"reasoning_tokens"', b'"new_kind_of_tokens":7,"reasoning_tokens"')
+    )
+    await settle(pool, record, record)
+    filed = await owner.fetchrow("SELECT metadata, vector FROM billing.usage WHERE task_id = $1", call.task_id)
+    assert filed is not None
+    assert filed["metadata"] == {"name": "a\ufffdb"}
+    assert filed["vector"]["new_kind_of_tokens"] == 7
+
+
+async def test_a_number_that_fits_no_column_is_poison(call: Call, pool: Pool) -> None:
+    with pytest.raises(PoisonError):
+        await settle(pool, call.record(step=2**40))
+
+
+async def test_the_ledger_is_append_only(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await settle(pool, call.record())
+    for statement in ("UPDATE billing.ledger SET amount = 0", "DELETE FROM billing.ledger", "TRUNCATE billing.ledger"):
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await owner.execute(statement)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await pool.execute(statement)
+
+
+async def test_entries_that_do_not_sum_to_zero_are_refused(call: Call, pool: Pool) -> None:
+    with pytest.raises(asyncpg.CheckViolationError):
+        await pool.execute(
+            "INSERT INTO billing.ledger (attempt_id, account, tenant_id, amount) VALUES ($1, 'receivable', $2, 1)",
+            *(uuid4(), call.tenant_id),
+        )
+
+
+async def test_the_books_balance(pool: Pool, owner: Pool, call: Call) -> None:
+    await call.reserve(owner)
+    await settle(pool, call.record())
+    assert await owner.fetchval("SELECT sum(amount) FROM billing.ledger") == 0
+    assert await owner.fetchval("SELECT sum(cost - charge - variance) FROM billing.usage WHERE cost IS NOT NULL") == 0

@@ -1,0 +1,93 @@
+"""A hold whose record never comes is doubted, then given up; a record that comes after costs its tenant nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from billing.settings import Sweep
+from billing.sweeper import ONE_AT_A_TIME, sweep_once
+from common.postgres import Pool
+from tests.integration.billing.calls import Call, balances, ledger, settle
+
+SOON = Sweep(grace=0.000001, doubt=0.000001)
+PATIENT = Sweep(grace=3600, doubt=3600)
+HELD = Decimal("0.007")
+COST = Decimal("0.0015")
+NOTHING = Decimal(0)
+
+
+async def _run(owner: Pool, call: Call, status: str, fence: int = 1) -> None:
+    await owner.execute(
+        """INSERT INTO runtime.runs (task_id, tenant_id, tier, status, fence, attempts)
+        VALUES ($1, $2, 'free', $3, $4, 1)
+        ON CONFLICT (task_id) DO UPDATE SET status = excluded.status, fence = excluded.fence""",
+        *(call.task_id, call.tenant_id, status, fence),
+    )
+
+
+async def _state(owner: Pool, call: Call) -> str:
+    state = await owner.fetchval("SELECT state FROM billing.holds WHERE attempt_id = $1", call.attempt_id)
+    assert isinstance(state, str)
+    return state
+
+
+async def test_a_hold_of_a_live_run_is_left_alone(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "running")
+    await sweep_once(pool, 10, SOON, void=True)
+    assert await _state(owner, call) == "open"
+
+
+@pytest.mark.parametrize(("status", "fence"), [("completed", 1), ("failed", 1), ("cancelled", 1), ("running", 2)])
+async def test_a_run_that_moved_on_leaves_its_hold_in_doubt(
+    call: Call, pool: Pool, owner: Pool, status: str, fence: int
+) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, status, fence)
+    await sweep_once(pool, 10, PATIENT, void=True)
+    assert await _state(owner, call) == "open"
+    await sweep_once(pool, 10, SOON.model_copy(update={"doubt": 3600.0}), void=True)
+    assert await _state(owner, call) == "in_doubt"
+    assert (await balances(owner, call.tenant_id))["run"] == (HELD, NOTHING)
+
+
+async def test_a_record_that_comes_in_doubt_settles(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "completed")
+    await sweep_once(pool, 10, SOON, void=False)
+    assert await _state(owner, call) == "in_doubt"
+    await settle(pool, call.record())
+    assert await _state(owner, call) == "settled"
+    assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, COST)
+
+
+async def test_nothing_is_given_up_while_records_may_be_queued(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "failed")
+    for _ in range(3):
+        await sweep_once(pool, 10, SOON, void=False)
+    assert await _state(owner, call) == "in_doubt"
+
+
+async def test_what_is_given_up_is_free_again_and_never_charged(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "failed")
+    for _ in range(2):
+        await sweep_once(pool, 10, SOON, void=True)
+    assert await _state(owner, call) == "voided"
+    assert set((await balances(owner, call.tenant_id)).values()) == {(NOTHING, NOTHING)}
+    await settle(pool, call.record())
+    assert await _state(owner, call) == "voided"
+    assert set((await balances(owner, call.tenant_id)).values()) == {(NOTHING, NOTHING)}
+    assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
+
+
+async def test_one_sweeps_at_a_time(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "failed")
+    async with owner.acquire() as other, other.transaction():
+        assert await other.fetchval(ONE_AT_A_TIME)
+        await sweep_once(pool, 10, SOON, void=True)
+    assert await _state(owner, call) == "open"

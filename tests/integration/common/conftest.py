@@ -1,0 +1,16 @@
+"""What the tests of the messaging layer run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Servers
+from tests.stage import Stage, staged
+
+
+@pytest.fixture(scope="session")
+def stage(servers: Servers) -> Iterator[Stage]:
+    with staged(servers) as made:
+        yield made
