@@ -70,9 +70,13 @@ esac
 
 uv=.laneway/uv/bin/uv
 export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"  # the machine's own certificate authorities count too
-say "building .venv with $("$python" -V)"
 rm -f "$stamp"
-"$uv" venv --quiet --clear --no-project --python "$(command -v "$python")" .venv
+if suits .venv/bin/python; then
+    say "bringing .venv up to date"  # in place: what runs from it meanwhile goes on
+else
+    say "building .venv with $("$python" -V)"
+    "$uv" venv --quiet --clear --no-project --python "$(command -v "$python")" .venv
+fi
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
 editable=
 for member in $MEMBERS; do editable="$editable -e $member"; done
