@@ -69,10 +69,13 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
 
 async def _init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     for kind in ("json", "jsonb"):
-        await connection.set_type_codec(kind, encoder=_encode, decoder=orjson.loads, schema="pg_catalog")
+        await connection.set_type_codec(kind, encoder=to_json, decoder=orjson.loads, schema="pg_catalog")
 
 
-def _encode(value: object) -> str:
+def to_json(value: object) -> str:
+    """JSON as PostgreSQL stores it. For a parameter of several documents: as `text[]`, cast in the statement, since
+    the driver would take a list within a `jsonb[]` for another dimension of the array.
+    """
     return storable_json(orjson.dumps(value)).decode()
 
 
