@@ -17,6 +17,7 @@ from billing.bill import Bill, Hold, Price
 from billing.ledger import entries
 from billing.pricebook import Rates
 from common.contracts import UsageRecorded
+from common.postgres import to_json
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -62,11 +63,11 @@ INSERT INTO billing.usage (attempt_id, tenant_id, user_id, task_id, agent, provi
   vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
 SELECT attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
   input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-  vector::jsonb, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at
+  vector::jsonb, estimated, provider_request_id, price_id, cost, charge, variance, metadata::jsonb, recorded_at
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[],
   $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
   $16::text[], $17::boolean[], $18::text[], $19::bigint[], $20::numeric[], $21::numeric[], $22::numeric[],
-  $23::jsonb[], $24::timestamptz[])
+  $23::text[], $24::timestamptz[])
   AS r (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
   input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
   vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
@@ -90,7 +91,18 @@ def _usage_row(bill: Bill) -> tuple[Any, ...]:
     written = (usage.output_tokens, usage.reasoning_tokens)
     told = (usage.model_dump_json(), record.estimated, record.provider_request_id)
     split = (settlement.charge, settlement.variance) if settlement else (None, None)
-    return (*who, *where, *read, *written, *told, bill.price_id, bill.cost, *split, record.metadata, record.recorded_at)
+    return (
+        *who,
+        *where,
+        *read,
+        *written,
+        *told,
+        bill.price_id,
+        bill.cost,
+        *split,
+        to_json(record.metadata),
+        record.recorded_at,
+    )
 
 
 FILED_USAGE = "SELECT attempt_id, provider, model, vector FROM billing.usage WHERE attempt_id = ANY ($1::uuid[])"

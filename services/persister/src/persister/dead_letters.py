@@ -86,7 +86,7 @@ def _list(value: object) -> Sequence[Any]:
 
 
 def _text(value: object) -> str:
-    return storable_text(value.decode(errors="replace") if isinstance(value, bytes) else str(value or "unknown"))
+    return storable_text(str(value or "unknown"))
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -106,6 +106,6 @@ def _plain(value: Any) -> Any:
         return {_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | bytearray):
         return value.decode(errors="replace")
     return value if isinstance(value, str | int | float | bool | None) else str(value)

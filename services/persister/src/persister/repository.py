@@ -21,12 +21,12 @@ RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
-SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input,
-  r.max_cost_usd, r.metadata, r.idempotency_key, r.request_hash, r.submitted_at,
+SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
+  r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
   r.started_at, r.finished_at
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::jsonb[],
-  $9::numeric[], $10::jsonb[], $11::text[], $12::text[], $13::timestamptz[],
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
+  $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
   $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::int[], $22::int[],
   $23::timestamptz[], $24::timestamptz[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
@@ -62,14 +62,19 @@ WHERE t.tenant_id = excluded.tenant_id AND (
 
 RECORD_MESSAGES = """
 INSERT INTO history.messages (task_id, seq, tenant_id, step, role, content)
-SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::int[], $5::text[], $6::jsonb[]) ORDER BY 1, 2
+SELECT task_id, seq, tenant_id, step, role, content::jsonb
+FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::int[], $5::text[], $6::text[])
+  AS r (task_id, seq, tenant_id, step, role, content)
+ORDER BY task_id, seq
 ON CONFLICT DO NOTHING
 """
 
 RECORD_EVENTS = """
 INSERT INTO history.events (task_id, tenant_id, fence, seq, type, at, data)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::timestamptz[], $7::jsonb[])
-ORDER BY 1, 3, 4
+SELECT task_id, tenant_id, fence, seq, type, at, data::jsonb
+FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::timestamptz[], $7::text[])
+  AS r (task_id, tenant_id, fence, seq, type, at, data)
+ORDER BY task_id, fence, seq
 ON CONFLICT DO NOTHING
 """
 

@@ -1,14 +1,15 @@
-"""Contracts as rows. Pure: what the repository writes is decided here."""
+"""Contracts as rows, documents as JSON text. Pure: what the repository writes is decided here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
+from common.postgres import to_json
 
 # A run's end may be recorded before its submission is: what it produced is numbered apart from what it was given.
 PRODUCED_FROM = 1_000_000
@@ -25,9 +26,9 @@ class TaskRow(NamedTuple):
     priority: int | None = None
     agent: str | None = None
     requested_model: str | None = None
-    input: list[dict[str, str]] | None = None
+    input: str | None = None
     max_cost_usd: Decimal | None = None
-    metadata: dict[str, str] | None = None
+    metadata: str | None = None
     idempotency_key: str | None = None
     request_hash: str | None = None
     submitted_at: datetime | None = None
@@ -52,7 +53,7 @@ class MessageRow(NamedTuple):
     tenant_id: UUID
     step: int
     role: str
-    content: list[dict[str, Any]]
+    content: str
 
 
 class EventRow(NamedTuple):
@@ -64,7 +65,7 @@ class EventRow(NamedTuple):
     seq: int
     type: str
     at: datetime
-    data: dict[str, Any]
+    data: str
 
 
 def submitted(task: TaskSubmitted) -> TaskRow:
@@ -77,9 +78,9 @@ def submitted(task: TaskSubmitted) -> TaskRow:
         priority=task.priority,
         agent=task.agent,
         requested_model=task.model,
-        input=[{"role": message.role, "content": message.content} for message in task.input],
+        input=to_json([{"role": message.role, "content": message.content} for message in task.input]),
         max_cost_usd=task.max_cost_usd,
-        metadata=task.metadata,
+        metadata=to_json(task.metadata),
         idempotency_key=task.idempotency_key,
         request_hash=task.request_hash,
         submitted_at=task.submitted_at,
@@ -116,20 +117,20 @@ def buried(task: TaskSubmitted, at: datetime) -> TaskRow:
 def given(task: TaskSubmitted) -> Iterator[MessageRow]:
     """The messages that the tenant handed in, in the blocks in which a run keeps its own."""
     for seq, message in enumerate(task.input):
-        content = [{"type": "text", "text": message.content}]
+        content = to_json([{"type": "text", "text": message.content}])
         yield MessageRow(task.task_id, seq, task.tenant_id, 0, message.role, content)
 
 
 def produced(run: RunFinished) -> Iterator[MessageRow]:
     """The messages that the run added."""
     for seq, message in enumerate(run.messages, PRODUCED_FROM):
-        yield MessageRow(run.task_id, seq, run.tenant_id, message.step, message.role, list(message.content))
+        yield MessageRow(run.task_id, seq, run.tenant_id, message.step, message.role, to_json(message.content))
 
 
 def events(run: RunProgressed | RunFinished) -> Iterator[EventRow]:
     """The run's log, as far as this message carries it."""
     for event in run.events:
-        yield EventRow(run.task_id, run.tenant_id, event.fence, event.seq, event.type, event.at, event.data)
+        yield EventRow(run.task_id, run.tenant_id, event.fence, event.seq, event.type, event.at, to_json(event.data))
 
 
 def tasks(submissions: Iterable[TaskSubmitted], ends: Iterable[RunFinished]) -> list[TaskRow]:
