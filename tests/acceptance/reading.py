@@ -72,8 +72,9 @@ async def events_of(response: httpx2.Response) -> AsyncIterator[Received]:
     async for line in response.aiter_lines():
         if not line:
             if "data" in fields:
-                data = json.loads(fields["data"])
-                yield Received(EventId.parse(fields["id"]), fields["event"], data.get("data", data))
+                # A receipt and a gap have no id: they are no place to resume from.
+                place = EventId.parse(fields["id"]) if "id" in fields else BEGINNING
+                yield Received(place, fields["event"], json.loads(fields["data"]))
             fields = {}
         elif not line.startswith(":"):
             name, _, value = line.partition(":")

@@ -149,9 +149,11 @@ async def test_chat_streams_in_the_request_itself(stack: Stack) -> None:
         client.stream("POST", "/v1/chat/stream", json={"input": 'Hi [[sim text="Hello there."]]'}) as response,
     ):
         assert response.status_code == 200, await response.aread()
-        reading = Reading()
-        async for event in events_of(response):
+        events, reading = events_of(response), Reading()
+        receipt = await anext(events)
+        async for event in events:
             reading.add(event)
+    assert (receipt.type, receipt.data["status"]) == ("status", "queued")
     assert reading.done
     assert reading.text == "Hello there."
 
@@ -161,8 +163,9 @@ async def test_when_a_chats_client_goes_away_no_more_tokens_are_bought(stack: St
         async with client.stream(
             "POST", "/v1/chat/stream", json={"input": "Go on for long [[sim tokens=2000 tps=20]]"}
         ) as response:
-            task_id = response.headers["x-task-id"]
-            async for event in events_of(response):
+            events = events_of(response)
+            task_id = (await anext(events)).data["id"]
+            async for event in events:
                 if event.type == "token":
                     break
         finished = await settled(client, task_id)
