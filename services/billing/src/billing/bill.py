@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from uuid import UUID
 
 from billing.pricebook import Rates
 from billing.pricing import NOTHING, Settlement, price, settle
@@ -25,7 +24,6 @@ class Price:
 class Hold:
     """What was held for an attempt, at which price."""
 
-    tenant_id: UUID
     amount: Decimal
     state: str
     price: Price
@@ -47,8 +45,6 @@ def bill(record: UsageRecorded, hold: Hold | None, listed: Price | None) -> Bill
 
     A tenant owes only what was held for it: without an open hold of its own, the platform pays.
     """
-    if hold is not None and hold.tenant_id != record.tenant_id:
-        hold = None
     applied = hold.price if hold else listed
     if applied is None:
         return Bill(record)

@@ -31,9 +31,14 @@ ORDER BY h.attempt_id FOR NO KEY UPDATE OF h
 
 
 async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Hold]:
-    """The records' holds, by attempt, locked until the transaction ends."""
-    rows = await connection.fetch(LOCK_HOLDS, [record.attempt_id for record in records])
-    return {row["attempt_id"]: Hold(row["tenant_id"], row["amount"], row["state"], _price(row)) for row in rows}
+    """The records' holds, by attempt, locked until the transaction ends. Another tenant's hold is none."""
+    tenants = {record.attempt_id: record.tenant_id for record in records}
+    rows = await connection.fetch(LOCK_HOLDS, list(tenants))
+    return {
+        row["attempt_id"]: Hold(row["amount"], row["state"], _price(row))
+        for row in rows
+        if row["tenant_id"] == tenants[row["attempt_id"]]
+    }
 
 
 LISTED_PRICES = """
