@@ -117,16 +117,20 @@ class _Reader:
     async def _progress(self, subscription: Subscription) -> None:
         """Read on, or look for what is missing, or wait for news."""
         if self._more and not self._sequence.missing:
-            await self._read_log()
-            if self._look and not self._more and not self._sequence.missing:
-                self._look = False
-                await self._read_record()
+            await self._read_on()
         elif self._sequence.missing or self._over:
             await self._search(subscription)
         elif not await subscription.wait(self._quiet(subscription)):
             await self._read_log()
             await self._read_record()
         self._absorb(subscription)
+
+    async def _read_on(self) -> None:
+        """The next part of the log; where it has none, what the record has, once."""
+        self._more = await self._read_log()
+        if self._look and not (self._more or self._sequence.missing):
+            self._look = False
+            await self._read_record()
 
     async def _until_heard(self, subscription: Subscription) -> None:
         try:
@@ -173,16 +177,16 @@ class _Reader:
             fence=last.fence, seq=last.seq + 1, type="done", at=datetime.now(UTC), data={"status": self._final}
         )
 
-    async def _read_log(self) -> None:
-        self._more = False
+    async def _read_log(self) -> bool:
+        """Whether there is more of it."""
+        key = log.key(self._tenant_id, self._task_id)
         try:
-            key = log.key(self._tenant_id, self._task_id)
             events = await log.read(self._redis, key, self._sequence.last, _CHUNK)
         except CacheUnavailable as error:
             _log.debug("stream.log_unread", error=repr(error))
-            return
+            return False
         self._sequence.add(events)
-        self._more = len(events) == _CHUNK
+        return len(events) == _CHUNK
 
     async def _read_record(self) -> None:
         """What PostgreSQL has: the events of finished steps, and the run's end."""

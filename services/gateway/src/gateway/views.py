@@ -42,9 +42,11 @@ def task_view(row: Record) -> dict[str, Any]:
     }
 
 
-def queued_view(answer: bytes) -> dict[str, Any]:
-    """The same document for a task that was accepted and is not recorded yet."""
-    receipt: dict[str, Any] = orjson.loads(answer)
+def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
+    """The same document for a task that is not recorded yet: from its receipt, and from its run where it has begun."""
+    receipt: dict[str, Any] = orjson.loads(answer) if answer is not None else {}
+    if row is not None:
+        return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         ("started_at", "finished_at", "duration_ms", "model", "output", "error", "usage", "steps", "cost_usd")
     )

@@ -23,7 +23,7 @@ from gateway.schemas import Text
 from gateway.submission import Submissions
 from gateway.tasks import Tasks
 from gateway.tracing import Tracing
-from gateway.views import cursor_of, parse_cursor, queued_view, task_view
+from gateway.views import cursor_of, parse_cursor, task_view, unrecorded_view
 
 
 def submitting(principals: Principals, submissions: Submissions, tracing: Tracing) -> APIRouter:
@@ -84,12 +84,13 @@ def reading(principals: Principals, tasks: Tasks, records: Records, cancellation
         principal = await principals.authenticate(request.headers.get("authorization"))
         known = task_uuid(task_id)
         row = await tasks.view(principal.tenant_id, known)
-        if row is not None and row["tier"] is not None:
+        if row is not None and row["submitted_at"] is not None:
             return Json(task_view(row))
+        # Not recorded yet: what was answered at submission, and how far the run is by now.
         answer = await records.answer(principal.tenant_id, known)
-        if answer is None:
+        if answer is None and row is None:
             raise no_such_task()
-        return Json(queued_view(answer))
+        return Json(unrecorded_view(answer, row))
 
     @router.post("/v1/tasks/{task_id}/cancel", summary="Cancel a task", responses=problem_responses("not-found"))
     async def cancel(request: Request, task_id: str) -> Response:

@@ -1,0 +1,115 @@
+"""What is refused at the door, with the field and the reason; what is let in."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.catalogue import load_catalogue
+from gateway.failures import invalid
+from gateway.problems import Problem
+from gateway.schemas import EXAMPLES, TASK_REQUEST, TaskRequest, check_catalogue
+
+_CATALOGUE = load_catalogue(Path(__file__).parents[3] / "deploy" / "catalogue")
+
+
+def _read(document: Any) -> TaskRequest:
+    return _parse(json.dumps(document).encode())
+
+
+def _parse(body: bytes) -> TaskRequest:
+    try:
+        request = TASK_REQUEST.validate_json(body)
+    except ValidationError as error:
+        raise invalid(error.errors(include_context=False)) from error
+    check_catalogue(request, _CATALOGUE)
+    return request
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_the_documented_examples_are_accepted(example: dict[str, Any]) -> None:
+    assert _read(example["value"]).messages[-1].role == "user"
+
+
+def test_money_is_exact_however_it_is_written() -> None:
+    assert _parse(b'{"input":"x","max_cost_usd":0.1}').max_cost_usd == Decimal("0.1")
+    assert _read({"input": "x", "max_cost_usd": "0.0000000001"}).max_cost_usd == Decimal("1e-10")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"input": ""}, "input", "empty"),
+        ({"input": " \n\t "}, "input", "empty"),
+        ({"input": []}, "input", "end with a message of the user"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input", "end with a message of the user"),
+        ({"input": [{"role": "user", "content": " "}]}, "input", "empty"),
+        ({"input": [{"role": "user", "content": "x", "name": "y"}]}, "input.0.name", "not permitted"),
+        ({"input": [{"role": "system", "content": "x"}]}, "input.0.role", "'user' or 'assistant'"),
+        ({"input": "x" * 100_001}, "input", "100000 characters"),
+        ({"input": "a\0b"}, "input", "U+0000"),
+        ({"input": [{"role": "user", "content": "a\0b"}]}, "input", "U+0000"),
+        ({"input": 5}, "input", "array"),
+        ({"input": None}, "input", "array"),
+        ({"unknown": 1}, "unknown", "not permitted"),
+        ({"priority": 10}, "priority", "less than or equal to 9"),
+        ({"priority": -1}, "priority", "greater than or equal to 0"),
+        ({"priority": "5"}, "priority", "valid integer"),
+        ({"priority": True}, "priority", "valid integer"),
+        ({"priority": 5.5}, "priority", "integer"),
+        ({"agent": "nobody"}, "agent", "no agent 'nobody'"),
+        ({"agent": None}, "agent", "valid string"),
+        ({"model": "gpt-9"}, "model", "no model 'gpt-9'"),
+        ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
+        ({"max_output_tokens": 64_001}, "max_output_tokens", "at most 64000"),
+        ({"max_steps": 101}, "max_steps", "less than or equal to 100"),
+        ({"max_cost_usd": 0}, "max_cost_usd", "greater than 0"),
+        ({"max_cost_usd": "1e-11"}, "max_cost_usd", "decimal places"),
+        ({"temperature": 2.1}, "temperature", "less than or equal to 2"),
+        ({"deadline_seconds": 0}, "deadline_seconds", "greater than 0"),
+        ({"user_id": ""}, "user_id", "at least 1"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
+        ({"metadata": {"a": 1}}, "metadata.a", "valid string"),
+        ({"metadata": {"a": "\0"}}, "metadata.a", "U+0000"),
+        ({"conversation_id": "c"}, "conversation_id", "not available in this version"),
+        ({"on_budget_exhausted": "park"}, "on_budget_exhausted", "not available in this version"),
+        ({"on_busy": "reject"}, "on_busy", "not available in this version"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_field_and_the_reason(fields: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(Problem) as caught:
+        _read({"input": "x"} | fields)
+    problem = caught.value
+    assert problem.kind.status == 422
+    assert problem.errors is not None
+    assert problem.errors[0]["field"] == field
+    assert reason in problem.errors[0]["reason"]
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+@pytest.mark.parametrize("field", ["temperature", "deadline_seconds", "max_cost_usd"])
+def test_no_number_is_infinite_or_none_at_all(field: str, number: bytes) -> None:
+    with pytest.raises(Problem):
+        _parse(b'{"input":"x","%b":%b}' % (field.encode(), number))
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(Problem):
+        _parse(b'{"input":"\\ud800"}')
+
+
+@given(body=st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+).map(lambda document: json.dumps(document).encode()))  # fmt: skip
+def test_whatever_is_sent_is_read_or_refused(body: bytes) -> None:
+    try:
+        _parse(body)
+    except Problem as problem:
+        assert problem.kind.status == 422
