@@ -7,7 +7,9 @@ alarm) can still deliver and be acknowledged.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 from typing import Self
 
 import aio_pika
@@ -34,9 +36,9 @@ class Broker:
     """A connection of one purpose. Use as an async context manager; every channel it opens comes back by itself."""
 
     def __init__(self, rabbit: Rabbit, name: str) -> None:
-        """`name` is what operators see in the management UI, e.g. `gateway/publish`."""
+        """`name` is the purpose, e.g. `gateway/publish`; operators see it with this process's host and number."""
         self._rabbit = rabbit
-        self._name = name
+        self._name = f"{name}@{socket.gethostname()}-{os.getpid()}"
         self._connection: aio_pika.abc.AbstractRobustConnection | None = None
         self._channels: list[AbstractRobustChannel] = []
         self._watchdog: asyncio.Task[None] | None = None
@@ -67,6 +69,11 @@ class Broker:
                     await self._connection.close()
             except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
                 _log.warning("broker.close_failed", connection=self._name, error=repr(error))
+
+    @property
+    def name(self) -> str:
+        """What operators see in the management UI, of the connection and of its consumers."""
+        return self._name
 
     @property
     def ready(self) -> bool:

@@ -40,7 +40,7 @@ async def consuming(
         async with asyncio.timeout(_OPEN_SECONDS):
             # Declared passively, not just named: only so does the library bring it back after a reconnect.
             declared = await channel.declare_queue(queue, passive=True)
-            tag = await declared.consume(receive)
+            tag = await declared.consume(receive, consumer_tag=f"{broker.name}/{queue}")
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         await broker.close_channel(channel)
         raise _no_queue(queue, error) from error
