@@ -20,9 +20,19 @@ _BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Mod: operator.mod,
 }
 _UNARY: dict[type[ast.unaryop], Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_LARGEST_DIGITS = 400
+
+
+def _round(value: Number, digits: int = 0) -> Number:
+    # Python makes ten to the power of the digits, however many they are: one call would stop the whole worker.
+    if abs(digits) > _LARGEST_DIGITS:
+        raise ToolError("too many digits to round to")
+    return round(value, digits) if digits else round(value)
+
+
 _FUNCTIONS: dict[str, Callable[..., Number]] = {
     "abs": abs,
-    "round": round,
+    "round": _round,
     "min": min,
     "max": max,
     "sqrt": math.sqrt,
@@ -85,4 +95,6 @@ def _power(base: Number, exponent: Number) -> Number:
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
         raise ToolError("the number is too large")
+    if not math.isfinite(value):
+        raise ToolError("the result is not a finite number")
     return value
