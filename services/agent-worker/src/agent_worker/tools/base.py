@@ -70,7 +70,8 @@ class Tool:
                 output = await self.function(**{name: getattr(checked, name) for name in type(checked).model_fields})
         except TimeoutError as error:
             raise ToolError(f"{self.spec.name} did not finish within {self.timeout:g} s") from error
-        return _limited(str(output))
+        # Half a character, as a foreign page may hold it, could be neither stored nor sent.
+        return _limited(str(output).encode(errors="replace").decode())
 
 
 def _limited(text: str) -> str:
@@ -96,7 +97,7 @@ class Toolbox:
         try:
             return ToolResult(call.id, call.name, await tool(call.arguments), is_error=False)
         except ToolError as error:
-            return _failure(call, str(error))
+            return _failure(call, str(error) or f"{call.name} failed")
         except Exception as error:  # noqa: BLE001 - a tool's fault is contained here: the run goes on without its result
             _log.warning("tool.failed", tool=call.name, error=repr(error))
             return _failure(call, f"{call.name} failed: {type(error).__name__}")

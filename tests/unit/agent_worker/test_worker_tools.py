@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Literal
+
+import pytest
+
+from agent_worker.providers.base import ToolCall
+from agent_worker.providers.tool_calls import tool_call
+from agent_worker.tools.base import Tool, Toolbox, ToolError
+from agent_worker.tools.builtin import builtin_tools, toolboxes
+from agent_worker.tools.clock import current_time
+from common.catalogue import Agent, Catalogue, Model, Price, Tier
+from common.errors import ConfigurationError
+
+
+async def weather(city: str, days: int = 1, unit: Literal["C", "F"] = "C") -> str:
+    """The weather."""
+    return f"{city}:{days}:{unit}"
+
+
+async def run(tool: Tool, **arguments: object) -> tuple[str, bool]:
+    result = await Toolbox({tool.spec.name: tool}).run(ToolCall("1", tool.spec.name, dict(arguments)))
+    return result.content, result.is_error
+
+
+def test_the_schema_comes_from_the_signature() -> None:
+    spec = Tool.of(weather).spec
+    assert (spec.name, spec.description) == ("weather", "The weather.")
+    assert spec.schema["required"] == ["city"]
+    assert spec.schema["additionalProperties"] is False
+    assert spec.schema["properties"]["days"]["type"] == "integer"
+    assert spec.schema["properties"]["unit"]["enum"] == ["C", "F"]
+    assert "title" not in spec.schema
+
+
+async def test_arguments_are_checked() -> None:
+    tool = Tool.of(weather)
+    assert await run(tool, city="Bern", days=3) == ("Bern:3:C", False)
+    for arguments, word in (
+        ({}, "city"),
+        ({"city": "Bern", "days": "many"}, "days"),
+        ({"city": "Bern", "unit": "K"}, "unit"),
+        ({"city": "Bern", "planet": "Mars"}, "planet"),
+    ):
+        content, is_error = await run(tool, **arguments)
+        assert is_error
+        assert word in content
+
+
+async def test_a_slow_tool_is_cut() -> None:
+    async def slow() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    content, is_error = await run(Tool.of(slow, timeout=0.01))
+    assert is_error
+    assert content == "slow did not finish within 0.01 s"
+
+
+async def test_output_is_limited() -> None:
+    async def long() -> str:
+        return "x" * 40_000
+
+    content, is_error = await run(Tool.of(long))
+    assert not is_error
+    assert content.endswith("[8000 more characters were cut off]")
+    assert len(content) < 32_100
+
+
+async def test_half_a_character_does_not_get_out() -> None:
+    async def page() -> str:
+        return "a\ud800b"
+
+    assert await run(Tool.of(page)) == ("a?b", False)
+
+
+async def test_faults_go_back_to_the_model_without_their_secrets() -> None:
+    async def broken() -> str:
+        raise RuntimeError("password=hunter2")
+
+    async def refusing() -> str:
+        raise ToolError("not today")
+
+    async def silent() -> str:
+        raise ToolError
+
+    assert await run(Tool.of(broken)) == ("broken failed: RuntimeError", True)
+    assert await run(Tool.of(refusing)) == ("not today", True)
+    assert await run(Tool.of(silent)) == ("silent failed", True)  # providers refuse an error without content
+
+
+async def test_an_unknown_or_malformed_call_is_a_result() -> None:
+    box = Toolbox({"weather": Tool.of(weather)})
+    assert (await box.run(ToolCall("1", "nope", {}))).content == "there is no tool named 'nope'"
+    assert (await box.run(ToolCall("1", "weather", {}, malformed="not JSON"))).content == "not JSON"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        "null",
+        '{"a": NaN}',
+        '{"a": "\\ud800"}',
+        '{"a": 1e999}',
+        "[" * 100_000,
+        '{"a": ' + "[" * 300 + "]" * 300 + "}",
+        '{"a": 1} x',
+    ],
+)
+def test_arguments_that_cannot_be_kept_are_malformed(text: str) -> None:
+    call = tool_call("1", "weather", [text[:3], text[3:]])
+    assert call.malformed
+    assert call.arguments == {}
+
+
+def test_fragments_are_put_together() -> None:
+    assert tool_call("1", "weather", ['{"ci', 'ty": "Z', 'ürich"}']).arguments == {"city": "Zürich"}
+    assert tool_call("1", "weather", []).arguments == {}
+    assert isinstance(tool_call("1", "w", ['{"n": 123456789012345678901234567890}']).arguments["n"], float)
+
+
+async def test_clock() -> None:
+    assert datetime.fromisoformat(await current_time("Europe/Zurich")).tzinfo is not None
+    assert (await current_time()).endswith("+00:00")
+    for name in ("Mars/Base", "../etc/passwd", "", "\x00", "a" * 5000, "Europe"):
+        with pytest.raises(ToolError, match="unknown time zone"):
+            await current_time(name)
+
+
+def test_an_agent_with_a_tool_that_does_not_exist_is_a_configuration_error() -> None:
+    price = Price(provider="p", model="m")
+    model = Model(
+        name="m", provider="scripted", api="scripted", window=9, max_output=9, price=price, **{"class": "simple"}
+    )
+    catalogue = Catalogue(
+        tiers=(Tier(name="free", weight=1),),
+        models=(model,),
+        agents=(Agent(name="a", version=1, system="", model="m", tools=("telepathy",)),),
+    )
+    with pytest.raises(ConfigurationError, match="'telepathy'; there are: calculator, current_time"):
+        toolboxes(catalogue, builtin_tools())
