@@ -21,7 +21,7 @@ from agent_worker.providers.base import (
     TransientError,
     Turn,
 )
-from agent_worker.providers.errors import from_status
+from agent_worker.providers.errors import BROKEN, from_status
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
@@ -33,6 +33,7 @@ _ERROR_STATUS = {
     "timeout_error": 504,
     "invalid_request_error": 400,
     "authentication_error": 401,
+    "billing_error": 402,
     "permission_error": 403,
     "not_found_error": 404,
 }
@@ -62,9 +63,9 @@ class AnthropicMessages:
                 meter.request_id = events.response.headers.get("request-id")
                 async for piece in _pieces(events, meter):
                     yield piece
-        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError) as error:
+        except (anthropic.AnthropicError, *BROKEN) as error:
             raise translate(error) from error
-        if not meter.final:
+        if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
     async def close(self) -> None:
@@ -79,8 +80,8 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
             if event.delta.type == "text_delta":
                 meter.received_bytes += len(event.delta.text.encode())
                 yield TextDelta(event.delta.text)
-            elif event.delta.type == "input_json_delta":
-                meter.received_bytes += len(event.delta.partial_json)
+            elif event.delta.type == "input_json_delta" and event.index in calls:
+                meter.received_bytes += len(event.delta.partial_json.encode())
                 calls[event.index][2].append(event.delta.partial_json)
         elif event.type == "content_block_start" and event.content_block.type == "tool_use":
             calls[event.index] = (event.content_block.id, event.content_block.name, [])
@@ -97,7 +98,7 @@ def _count(event: Any, meter: CallMeter) -> None:
         meter.usage = _usage(event.usage, meter.usage)
         meter.stop_reason = _STOP.get(event.delta.stop_reason or "", "end_turn")
     elif event.type == "message_stop":
-        meter.final = True
+        meter.complete = meter.final = True
 
 
 def _usage(counted: Any, before: Usage) -> Usage:
@@ -133,10 +134,12 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_output_tokens,
-        "system": request.system,
-        "messages": [_message(turn) for turn in request.turns],
+        # A turn in which the model said nothing is refused when it is sent back.
+        "messages": [_message(turn) for turn in request.turns if turn.content],
         "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
     }
+    if request.system:
+        arguments["system"] = request.system
     if request.tools:
         arguments["tools"] = [
             {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
@@ -174,6 +177,6 @@ def translate(error: Exception) -> ProviderError:
         return TransientError("provider_timeout", "the provider did not answer in time")
     if isinstance(error, anthropic.CredentialsError):
         return PermanentError("provider_refused_credentials", str(error))
-    if isinstance(error, anthropic.APIError | anthropic.RetryableError | httpx2.HTTPError | ValueError):
+    if isinstance(error, (anthropic.APIError, anthropic.RetryableError, *BROKEN)):
         return TransientError("provider_unavailable", f"the connection or the answer was broken: {error}")
     return PermanentError("provider_refused_request", str(error))

@@ -80,13 +80,15 @@ StopReason = Literal["end_turn", "tool_use", "max_tokens", "refusal"]
 class CallMeter:
     """What one call used, as far as is known at this moment; readable after the call was cut.
 
-    `final` is set once the provider's own count of the whole call has arrived, `estimated` where ours stands in for it.
+    `accepted`: the provider began to answer. `complete`: the answer has ended. `final`: the provider's own count of the
+    whole call has arrived. `estimated`: ours stands in for it.
     """
 
     usage: Usage = field(default_factory=Usage)
     request_id: str | None = None
     received_bytes: int = 0
     accepted: bool = False
+    complete: bool = False
     final: bool = False
     estimated: bool = False
     stop_reason: StopReason = "end_turn"

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import httpx2
 
 from agent_worker.providers.base import PermanentError, ProviderError, TransientError
 
+# What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter.
+BROKEN = (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError)
+
 # A 429 that waiting does not heal.
-_SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_SPENT = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+    }
+)
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
 
@@ -28,7 +41,9 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds; the HTTP date form is rare among providers, and then our own backoff serves."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(headers[name]) * scale)
+            seconds = float(headers[name]) * scale
         except (KeyError, ValueError):
             continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     return None

@@ -14,7 +14,7 @@ from agent_worker.providers.base import (
     ProviderError,
     TransientError,
 )
-from agent_worker.providers.errors import from_status
+from agent_worker.providers.errors import BROKEN, from_status
 from common.contracts.usage import Usage
 
 _ERROR_STATUS = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
@@ -64,9 +64,9 @@ def translate(error: Exception) -> ProviderError:
         return TransientError("provider_timeout", "the provider did not answer in time")
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError) and error.code:
         return failed(error.code, error.message)
-    if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError):
+    if isinstance(error, (openai.APIError, *BROKEN)):
         return TransientError("provider_unavailable", f"the connection or the answer was broken: {error}")
     return PermanentError("provider_refused_request", str(error))
 
 
-RAISED = (openai.OpenAIError, httpx2.HTTPError, ValueError)
+RAISED = (openai.OpenAIError, *BROKEN)

@@ -41,7 +41,7 @@ class OpenAIChat:
                     yield piece
         except sdk.RAISED as error:
             raise sdk.translate(error) from error
-        if not meter.final:
+        if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
     async def close(self) -> None:
@@ -51,12 +51,13 @@ class OpenAIChat:
 
 async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
     calls: dict[int, tuple[str, str, list[str]]] = {}
-    finished = False
+    counted = False
     async for chunk in chunks:
-        if chunk.usage is not None:  # in the last chunk, with `include_usage`
+        # In the last chunk, with `include_usage`; compatible endpoints have it in others, or never.
+        if chunk.usage is not None:
             meter.usage = _usage(chunk.usage)
-            meter.final = finished
-        for choice in chunk.choices:
+            counted = True
+        for choice in chunk.choices or ():
             if choice.delta.content:
                 meter.received_bytes += len(choice.delta.content.encode())
                 yield TextDelta(choice.delta.content)
@@ -64,8 +65,9 @@ async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
                 _collect(calls, fragment, meter)
             if choice.finish_reason is not None:
                 meter.stop_reason = _STOP.get(choice.finish_reason, "end_turn")
-                finished = True
-    for index in sorted(calls if meter.final else ()):
+                meter.complete = True
+    meter.final = meter.complete and counted
+    for index in sorted(calls if meter.complete else ()):
         yield tool_call(*calls[index])
 
 
@@ -80,14 +82,14 @@ def _usage(counted: Any) -> Usage:
 
 def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter: CallMeter) -> None:
     if fragment.index not in calls:
-        calls[fragment.index] = (fragment.id, fragment.function.name, [])
+        calls[fragment.index] = (fragment.id, fragment.function.name or "", [])
     text = fragment.function.arguments or ""
-    meter.received_bytes += len(text)
+    meter.received_bytes += len(text.encode())
     calls[fragment.index][2].append(text)
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
     for turn in request.turns:
         messages.extend(_messages(turn))
     arguments: dict[str, Any] = {
@@ -114,7 +116,6 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
     if turn.role == "tool":
         return [{"role": "tool", "tool_call_id": block["id"], "content": block["content"]} for block in turn.content]
     text = "".join(block["text"] for block in turn.content if block["type"] == "text")
-    message: dict[str, Any] = {"role": turn.role, "content": text}
     calls = [
         {
             "id": block["id"],
@@ -125,5 +126,5 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
         if block["type"] == "tool_call"
     ]
     if calls:
-        message["tool_calls"] = calls
-    return [message]
+        return [{"role": turn.role, "content": text or None, "tool_calls": calls}]
+    return [{"role": turn.role, "content": text}] if text else []

@@ -30,7 +30,7 @@ class OpenAIResponses:
                     yield piece
         except sdk.RAISED as error:
             raise sdk.translate(error) from error
-        if not meter.final:
+        if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
     async def close(self) -> None:
@@ -44,7 +44,7 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
             meter.received_bytes += len(event.delta.encode())
             yield TextDelta(event.delta)
         elif event.type == "response.function_call_arguments.delta":
-            meter.received_bytes += len(event.delta)
+            meter.received_bytes += len(event.delta.encode())
         elif event.type == "response.output_item.done" and event.item.type == "function_call":
             meter.stop_reason = "tool_use"
             yield tool_call(event.item.call_id, event.item.name, [event.item.arguments])
@@ -55,6 +55,7 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
 
 
 def _finish(response: Any, meter: CallMeter) -> None:
+    meter.complete = True
     if response.usage is not None:
         counted = response.usage
         meter.usage = sdk.usage(
@@ -79,12 +80,13 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         items.extend(_items(turn))
     arguments: dict[str, Any] = {
         "model": request.model,
-        "instructions": request.system,
         "input": items,
         "max_output_tokens": request.max_output_tokens,
         "store": False,
         "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
     }
+    if request.system:
+        arguments["instructions"] = request.system
     if request.tools:
         arguments["tools"] = [
             {"type": "function", "name": t.name, "description": t.description, "parameters": t.schema, "strict": False}

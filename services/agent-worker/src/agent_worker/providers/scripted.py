@@ -35,7 +35,7 @@ class Scripted:
             if isinstance(piece, ToolCall):
                 meter.stop_reason = "tool_use"
             yield piece
-        meter.final = True
+        meter.complete = meter.final = True
 
     async def close(self) -> None:
         """See `Provider.close`."""

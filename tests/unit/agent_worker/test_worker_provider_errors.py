@@ -1,0 +1,208 @@
+"""Every error class of both SDKs is known here: a release that brings a new one fails until it is mapped."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from types import ModuleType
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from anthropic import _exceptions as anthropic_errors
+from openai import _exceptions as openai_errors
+
+from agent_worker.providers import anthropic as claude
+from agent_worker.providers import openai as gpt
+from agent_worker.providers.base import PermanentError, ProviderError, TransientError
+from agent_worker.providers.errors import from_status
+
+REQUEST = httpx2.Request("POST", "http://provider.test/v1")
+TRANSIENT, PERMANENT = TransientError, PermanentError
+ANTHROPIC: dict[str, type[ProviderError]] = {
+    "AnthropicError": PERMANENT,
+    "APIError": TRANSIENT,
+    "APIResponseValidationError": TRANSIENT,
+    "APIWebhookValidationError": TRANSIENT,
+    "APIConnectionError": TRANSIENT,
+    "APITimeoutError": TRANSIENT,
+    "RetryableError": TRANSIENT,
+    "CredentialsError": PERMANENT,
+    "IdentityTokenFileError": PERMANENT,
+    "APIStatusError": TRANSIENT,  # made with status 500 below, as for all that name no status
+    "BadRequestError": PERMANENT,
+    "AuthenticationError": PERMANENT,
+    "PaymentRequiredError": PERMANENT,
+    "PermissionDeniedError": PERMANENT,
+    "NotFoundError": PERMANENT,
+    "RequestTimeoutError": TRANSIENT,
+    "ConflictError": TRANSIENT,
+    "PreconditionFailedError": PERMANENT,
+    "ContentTooLargeError": PERMANENT,
+    "UnprocessableEntityError": PERMANENT,
+    "RateLimitError": TRANSIENT,
+    "RequestHeaderFieldsTooLargeError": PERMANENT,
+    "ClientClosedRequestError": PERMANENT,
+    "InternalServerError": TRANSIENT,
+    "HTTPNotImplementedError": TRANSIENT,
+    "ServiceUnavailableError": TRANSIENT,
+    "GatewayTimeoutError": TRANSIENT,
+    "OverloadedError": TRANSIENT,
+}
+OPENAI: dict[str, type[ProviderError]] = {
+    "OpenAIError": PERMANENT,
+    "SubjectTokenProviderError": PERMANENT,
+    "APIError": TRANSIENT,
+    "APIResponseValidationError": TRANSIENT,
+    "APIConnectionError": TRANSIENT,
+    "APITimeoutError": TRANSIENT,
+    "APIStatusError": TRANSIENT,
+    "BadRequestError": PERMANENT,
+    "AuthenticationError": PERMANENT,
+    "OAuthError": PERMANENT,
+    "PermissionDeniedError": PERMANENT,
+    "NotFoundError": PERMANENT,
+    "ConflictError": TRANSIENT,
+    "UnprocessableEntityError": PERMANENT,
+    "RateLimitError": TRANSIENT,
+    "InternalServerError": TRANSIENT,
+    "LengthFinishReasonError": PERMANENT,
+    "ContentFilterFinishReasonError": PERMANENT,
+    "InvalidWebhookSignatureError": TRANSIENT,  # a ValueError, as a body that is no JSON is; no call raises it
+    "WebSocketConnectionClosedError": PERMANENT,  # no call of ours uses one
+    "WebSocketQueueFullError": PERMANENT,
+}
+
+
+def errors(module: ModuleType) -> dict[str, type[Exception]]:
+    found = {c.__name__: c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Exception)}
+    return {name: c for name, c in found.items() if c.__module__.partition(".")[0] == module.__name__.partition(".")[0]}
+
+
+def made(kind: type[Exception]) -> Exception:
+    """An instance: classes that are one status have that status, the others 500; attributes as their parents set."""
+    if issubclass(kind, anthropic.APIStatusError | openai.APIStatusError):
+        response = httpx2.Response(getattr(kind, "status_code", 500), request=REQUEST)
+        return kind("message", response=response, body=None) if kind is not openai.OAuthError else _oauth(response)
+    if issubclass(kind, anthropic.APIResponseValidationError | openai.APIResponseValidationError):
+        return kind(httpx2.Response(200, request=REQUEST), None)
+    if issubclass(kind, anthropic.APITimeoutError | openai.APITimeoutError):
+        return kind(REQUEST)
+    if issubclass(kind, anthropic.APIConnectionError | openai.APIConnectionError):
+        return kind(request=REQUEST)
+    if issubclass(kind, anthropic.APIError | openai.APIError):
+        return kind("message", REQUEST, body=None)
+    error = kind.__new__(kind)
+    Exception.__init__(error, "message")
+    return error
+
+
+def _oauth(response: httpx2.Response) -> Exception:
+    return openai.OAuthError(response=response, body=None)
+
+
+@pytest.mark.parametrize(
+    ("module", "known"), [(anthropic_errors, ANTHROPIC), (openai_errors, OPENAI)], ids=["anthropic", "openai"]
+)
+def test_every_class_is_known(module: ModuleType, known: dict[str, type[ProviderError]]) -> None:
+    assert errors(module).keys() == known.keys()
+
+
+@pytest.mark.parametrize("name", ANTHROPIC)
+def test_anthropic(name: str) -> None:
+    assert type(claude.translate(made(errors(anthropic_errors)[name]))) is ANTHROPIC[name]
+
+
+@pytest.mark.parametrize("name", OPENAI)
+def test_openai(name: str) -> None:
+    assert type(gpt.translate(made(errors(openai_errors)[name]))) is OPENAI[name]
+
+
+def _below(kind: type[anthropic.APIStatusError]) -> Iterator[type[anthropic.APIStatusError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
+def test_the_classes_that_anthropic_makes_of_error_codes_go_by_their_status() -> None:
+    for kind in set(_below(anthropic.APIStatusError)):
+        response = httpx2.Response(status := getattr(kind, "status_code", 500), request=REQUEST)
+        mapped = claude.translate(kind("message", response=response, body=None))
+        assert type(mapped) is type(from_status(status, None, "", {})), kind
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        json.JSONDecodeError("no", "", 0),
+        httpx2.ReadTimeout("slow"),
+        httpx2.ReadError("gone"),
+        httpx2.RemoteProtocolError("cut"),
+        httpx2.ConnectError("refused"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+        AttributeError("'NoneType' object has no attribute 'text'"),
+        TypeError("'NoneType' object is not iterable"),
+        KeyError(3),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_broken_answer_may_be_whole_the_next_time(error: Exception) -> None:
+    assert isinstance(claude.translate(error), TransientError)
+    assert isinstance(gpt.translate(error), TransientError)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (429, None, "rate_limited"),
+        (429, "rate_limit_exceeded", "rate_limited"),
+        (429, "ramp_limit_exceeded", "rate_limited"),
+        (429, "insufficient_quota", "provider_quota_exhausted"),
+        (429, "enforced_spend_limit_reached", "provider_quota_exhausted"),
+        (429, "contract_spend_limit_reached", "provider_quota_exhausted"),
+        (529, None, "provider_unavailable"),
+        (503, None, "provider_unavailable"),
+        (408, None, "provider_unavailable"),
+        (401, None, "provider_refused_credentials"),
+        (402, None, "provider_refused_credentials"),
+        (400, "context_length_exceeded", "provider_refused_request"),
+        (404, None, "provider_refused_request"),
+    ],
+)
+def test_reasons(status: int, code: str | None, reason: str) -> None:
+    assert from_status(status, code, "", {}).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "-5"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert from_status(429, None, "", headers).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapped"),
+    [
+        ("overloaded_error", "provider_unavailable"),
+        ("rate_limit_error", "rate_limited"),
+        ("api_error", "provider_unavailable"),
+        ("invalid_request_error", "provider_refused_request"),
+        ("billing_error", "provider_refused_credentials"),
+        ("something_new", "provider_unavailable"),
+    ],
+)
+def test_an_error_inside_an_anthropic_stream_goes_by_its_type(kind: str, mapped: str) -> None:
+    response = httpx2.Response(200, request=REQUEST)
+    error = anthropic.APIStatusError("m", response=response, body={"type": "error", "error": {"type": kind}})
+    assert claude.translate(error).reason == mapped
