@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.cutting import undisturbed
 from agent_worker.providers.base import CallMeter
 from agent_worker.repository import CallRequest, Leave, RunRepository
 from common.contracts import TaskSubmitted, UsageRecorded
@@ -35,11 +36,15 @@ class CancelRequestedError(Exception):
 
 
 class BudgetExceededError(Exception):
-    """The next call does not fit into a cap."""
+    """The next call does not fit into a cap: not at all, or not beside the calls that are open."""
 
-    def __init__(self, scope: str, amount: Decimal, cap: Decimal) -> None:
-        super().__init__(f"the next model call could cost {amount:f} USD, which the {scope} cap of {cap:f} USD forbids")
-        self.scope = scope
+    def __init__(self, leave: Leave) -> None:
+        beside = " beside the calls that are open" if leave.verdict == "wait" else ""
+        amount, cap = leave.amount or Decimal(0), leave.cap or Decimal(0)
+        super().__init__(
+            f"the next model call could cost {amount:f} USD, which the {leave.scope} cap of {cap:f} USD forbids{beside}"
+        )
+        self.scope = leave.scope
 
 
 class UnpricedModelError(Exception):
@@ -80,6 +85,9 @@ class RunAccounts:
         self._repository = repository
         self._publisher = publisher
         self._checkpoint = checkpoint
+        self._held: UUID | None = None
+        self.used = checkpoint.usage
+        """What the finished steps and this acquisition's calls used, those that were cut included."""
 
     async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
         """Take leave for one call: the hold, the fence and the checkpoint in one transaction."""
@@ -96,15 +104,24 @@ class RunAccounts:
             max_output_tokens,
             self._task.max_cost_usd,
         )
+        try:
+            _raise_unless_held(await self._leave(request))
+        except asyncio.CancelledError:
+            if self._held == attempt:  # the hold was taken, for a call that will not be made
+                await undisturbed(self.record(attempt, step, CallMeter()))
+            raise
+        return attempt
+
+    async def _leave(self, request: CallRequest) -> Leave:
+        """The answer; one that is `wait` is only given when the other calls have stayed open for long."""
         until = asyncio.get_running_loop().time() + _WAIT_FOR_HOLDS_SECONDS
         pause = 0.02
-        while (leave := await self._ask(request)).verdict == "wait":
+        while (leave := await undisturbed(self._ask(request))).verdict == "wait":
             if asyncio.get_running_loop().time() > until:
-                raise _too_dear(leave)
+                break
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 2)
-        _raise_unless_held(leave)
-        return attempt
+        return leave
 
     async def _ask(self, request: CallRequest) -> Leave:
         saved = self._checkpoint.unsaved
@@ -113,10 +130,13 @@ class RunAccounts:
         )
         if leave.verdict != "fenced":
             self._checkpoint.saved()
+        if leave.verdict == "held":
+            self._held = request.attempt_id
         return leave
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         """Publish what the call used; the run does not go on before the broker has it."""
+        self.used = self.used + meter.usage
         record = UsageRecorded(
             attempt_id=attempt,
             task_id=self._task.task_id,
@@ -148,9 +168,5 @@ def _raise_unless_held(leave: Leave) -> None:
         raise CancelRequestedError
     if leave.verdict == "unpriced":
         raise UnpricedModelError
-    if leave.verdict == "exceeded":
-        raise _too_dear(leave)
-
-
-def _too_dear(leave: Leave) -> BudgetExceededError:
-    return BudgetExceededError(leave.scope or "", leave.amount or Decimal(0), leave.cap or Decimal(0))
+    if leave.verdict in ("exceeded", "wait"):
+        raise BudgetExceededError(leave)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,9 +25,11 @@ from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
+from agent_worker.telemetry import Observed
 from agent_worker.tools.builtin import builtin_tools, toolboxes
 from common import postgres, redis
 from common.catalogue import load_catalogue
+from common.errors import CacheUnavailable
 from common.health import serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
@@ -41,6 +44,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     """Run a worker until it is asked to stop, then drain it."""
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
+        shares = guaranteed_slots(settings.slots, catalogue.tiers)
+        boxes = toolboxes(catalogue, builtin_tools())
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER))
         state = await stack.enter_async_context(
             redis.client(
@@ -59,7 +64,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             worker=worker_name(),
             catalogue=catalogue,
             providers=await stack.enter_async_context(_providers(settings)),
-            toolboxes=toolboxes(catalogue, builtin_tools()),
+            toolboxes=boxes,
             repository=repository,
             publisher=publish,
             writer=writer,
@@ -80,14 +85,15 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
         try:
             async with AsyncExitStack() as consumers:
-                for tier, slots in guaranteed_slots(settings.slots, catalogue.tiers).items():
+                for tier, slots in shares.items():
                     SLOTS.labels(tier=tier).set(slots)
                     await consumers.enter_async_context(
                         consuming(broker, lane(tier), prefetch=slots, on_delivery=supervisor.start)
                     )
                 await until_stopped(stopping, *tasks)
             await supervisor.drain(settings.grace_seconds)
-            await writer.flush()
+            with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
+                await writer.flush()
         finally:
             await stop(*tasks)
 
@@ -109,7 +115,7 @@ async def _providers(settings: WorkerSettings) -> AsyncIterator[dict[str, Provid
         providers["chat"] = OpenAIChat(shared)
         providers["responses"] = OpenAIResponses(shared)
     try:
-        yield providers
+        yield {api: Observed(provider) for api, provider in providers.items()}
     finally:
         for provider in providers.values():
             await provider.close()

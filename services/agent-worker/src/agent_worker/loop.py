@@ -8,6 +8,7 @@ the call used. It may be cancelled at any await; what a call used until it was c
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from agent_worker.cutting import undisturbed
 from agent_worker.providers.base import (
     Block,
     CallMeter,
@@ -108,7 +110,7 @@ class Calls(Protocol):
         """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had."""
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way."""
+        """Account for a call that ended, in whatever way. A cancellation waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Plan:
     max_steps: int
     max_output_tokens: int
     temperature: float | None
+    window: int
+    """Tokens that the model takes in at most: no call can read more."""
 
 
 class AgentLoop:
@@ -149,7 +153,8 @@ class AgentLoop:
             said = _assistant(pieces)
             calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
             if not calls:
-                yield Answered(Step(number, (said,), used), _text(pieces), self._stop_reason)
+                turns = (said,) if said.content else ()
+                yield Answered(Step(number, turns, used), _text(pieces), self._stop_reason)
                 return
             if number == self._plan.max_steps:
                 break
@@ -185,12 +190,12 @@ class AgentLoop:
                 await asyncio.sleep(delay)
             else:
                 self._stop_reason = meter.stop_reason
-                yield CallUsed(meter.usage, estimated=False)
+                yield CallUsed(meter.usage, meter.estimated)
                 return
 
     async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
         plan = self._plan
-        bound = input_bound(plan.system, turns, self._tools)
+        bound = min(plan.window, input_bound(plan.system, turns, self._tools))
         attempt = await self._calls.begin(step, bound, plan.max_output_tokens)
         request = ModelRequest(
             plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
@@ -201,11 +206,11 @@ class AgentLoop:
                     yield piece
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, bound)
-            await self._calls.record(attempt, step, meter)
+            settle_meter(meter, bound, plan.max_output_tokens)
+            await undisturbed(self._calls.record(attempt, step, meter))
 
 
-def settle_meter(meter: CallMeter, bound: int) -> None:
+def settle_meter(meter: CallMeter, bound: int, max_output_tokens: int) -> None:
     """Where the provider's count did not arrive, put an estimate from what was received in its place.
 
     A call that the provider never accepted used nothing. One that it accepted has read the input at least.
@@ -214,7 +219,8 @@ def settle_meter(meter: CallMeter, bound: int) -> None:
         return
     counted = meter.usage
     read = counted.input_tokens if counted.total_input_tokens else -(-bound // _BYTES_PER_TOKEN)
-    written = max(counted.output_tokens, -(-meter.received_bytes // _BYTES_PER_TOKEN))
+    received = min(max_output_tokens, -(-meter.received_bytes // _BYTES_PER_TOKEN))
+    written = max(counted.output_tokens, received)
     meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
     meter.estimated = True
 
@@ -228,15 +234,20 @@ _BYTES_PER_CALL = 1024
 def input_bound(system: str, turns: tuple[Turn, ...], tools: Toolbox) -> int:
     """A number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more, and what the
     providers wrap around each message and tool."""
-    text = sum(len(str(value).encode()) for turn in turns for block in turn.content for value in block.values())
-    schemas = sum(len(f"{tool.name}{tool.description}{tool.schema}".encode()) for tool in tools.specs)
+    text = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
+    schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
     return len(system.encode()) + text + schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
+
+
+def _length(value: object) -> int:
+    """Bytes of a text, or of anything else as JSON at its longest."""
+    return len(value.encode() if isinstance(value, str) else json.dumps(value))
 
 
 def _assistant(pieces: list[Piece]) -> Turn:
     blocks: list[Block] = []
     text = _text(pieces)
-    if text:
+    if text.strip():  # a text of blanks, as models write before a tool call, is refused when it is sent back
         blocks.append({"type": "text", "text": text})
     blocks += [
         {"type": "tool_call", "id": piece.id, "name": piece.name, "arguments": piece.arguments}

@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
+
 from common.contracts.base import now
 from common.contracts.events import EventId, EventType, StreamEvent
 
-# While Redis is away the log keeps so many events for it that PostgreSQL has already; readers get older ones from there.
+# While Redis is away the log keeps so many events for it that PostgreSQL has; readers get older ones from there.
 _KEPT_FOR_REDIS = 5_000
+# What an event has beside its data.
+_BYTES_PER_EVENT = 128
 
 
 class Sink(Protocol):
@@ -32,6 +36,8 @@ class RunLog:
         self._kept: list[StreamEvent] = []
         self._written = 0
         self._durable = 0
+        self.bytes_not_durable = 0
+        """About how large the events since the last durable one are."""
 
     @property
     def last_id(self) -> EventId | None:
@@ -63,7 +69,8 @@ class RunLog:
 
     def mark_durable(self, last: EventId) -> None:
         """PostgreSQL's queue has the events up to this one."""
-        self._durable = self._position(last.seq)
+        self._durable = max(self._durable, self._position(last.seq))
+        self.bytes_not_durable = sum(map(_size, self._kept[self._durable :]))
         self._forget()
 
     def not_written(self) -> list[StreamEvent]:
@@ -96,4 +103,10 @@ class RunLog:
 
     def _add(self, kind: EventType, data: dict[str, Any], at: datetime) -> None:
         self._seq += 1
-        self._kept.append(StreamEvent.model_construct(fence=self.fence, seq=self._seq, type=kind, at=at, data=data))
+        event = StreamEvent.model_construct(fence=self.fence, seq=self._seq, type=kind, at=at, data=data)
+        self._kept.append(event)
+        self.bytes_not_durable += _size(event)
+
+
+def _size(event: StreamEvent) -> int:
+    return _BYTES_PER_EVENT + len(orjson.dumps(event.data))

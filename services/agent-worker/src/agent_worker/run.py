@@ -26,18 +26,24 @@ from agent_worker.accounts import (
     until_available,
 )
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.cutting import undisturbed
+from agent_worker.fitting import fitted
 from agent_worker.loop import AgentLoop, Answered, Happening, MaxStepsReachedError, Step
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import ProviderError, Turn
 from agent_worker.repository import RunRepository
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
+from common.contracts.events import EventId
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage
 from common.messaging.publisher import Publisher
 from common.messaging.topology import EVENTS
 
 _log = structlog.get_logger(__name__)
+# A broker message holds a MiB: a step that has more to say is made durable in parts.
+_DURABLE_AT_BYTES = 128 * 1024
+_GIVE_BACK_SECONDS = 3.0
 
 
 class StopReason(Enum):
@@ -46,6 +52,7 @@ class StopReason(Enum):
     CANCELLED = "its cancel was asked for"
     LOST = "another worker has it"
     DRAINING = "this worker stops"
+    TIMED_OUT = "its time is up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +102,16 @@ class Run:
         self._checkpoint = checkpoint
         self._repository = repository
         self._publisher = publisher
-        self._usage = checkpoint.usage
         self._step_began = checkpoint.stands_until
         self._working: asyncio.Task[Ending] | None = None
         self.ended = False
+        """Its work is over; its end may not be decided yet."""
+        self.given_back = False
+        """Its lease is not to be renewed."""
         self._stop_reason: StopReason | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Cut the run at whatever it awaits. The first reason counts."""
+        """Cut the run at whatever it awaits, but for what is being made durable. The first reason counts."""
         if self._stop_reason is None:
             self._stop_reason = reason
             if self._working is not None:
@@ -114,9 +123,12 @@ class Run:
         self._working = asyncio.create_task(self._work(), name=f"run:{self.task.task_id}")
         if self._stop_reason is not None:
             self._working.cancel()
+        # Not `asyncio.timeout`: a run is cancelled once at most, so that a second time means that nobody can wait.
+        alarm = asyncio.get_running_loop().call_later(self._timeout, self.stop, StopReason.TIMED_OUT)
         try:
             ending = await self._outcome(self._working)
         finally:
+            alarm.cancel()
             self.ended = True
             self._working.cancel()
         if self._stop_reason is StopReason.LOST:
@@ -124,7 +136,12 @@ class Run:
         if ending is None and self._stop_reason is StopReason.DRAINING:
             await self._give_back()
             return None
-        return await self._finish(ending or Ending("cancelled", error=_CANCELLED))
+        return await self._finish(ending or self._cut_short())
+
+    def _cut_short(self) -> Ending:
+        if self._stop_reason is StopReason.TIMED_OUT:
+            return self._failed("timeout", f"the run took longer than {self._timeout:g} s")
+        return Ending("cancelled", error=_CANCELLED)
 
     async def _outcome(self, working: asyncio.Task[Ending]) -> Ending | None:
         """How the run ended; None where it was stopped."""
@@ -152,10 +169,7 @@ class Run:
 
     async def _work(self) -> Ending:
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._loop_through()
-        except TimeoutError:
-            return self._failed("timeout", f"the run took longer than {self._timeout:g} s")
+            return await self._loop_through()
         except BudgetExceededError as error:
             return self._failed("budget_exceeded", str(error))
         except UnpricedModelError:
@@ -177,13 +191,14 @@ class Run:
                 if isinstance(happening, Answered):
                     return Ending("completed", happening.step, happening.text, happening.stop_reason)
                 await self._observe(happening)
+                if self.log.bytes_not_durable > _DURABLE_AT_BYTES:
+                    await undisturbed(self._make_durable())
         raise AssertionError("the loop ended without an answer")
 
     async def _observe(self, happening: Happening) -> None:
         if isinstance(happening, loop.Token):
             self.log.token(happening.text)
         elif isinstance(happening, loop.CallUsed):
-            self._usage = self._usage + happening.usage
             self.log.emit("usage", _usage_data(happening))
         elif isinstance(happening, loop.ToolStarted):
             call = happening.call
@@ -197,7 +212,8 @@ class Run:
         elif isinstance(happening, loop.Retrying):
             self._reset(happening)
         elif isinstance(happening, loop.StepEnded):
-            await self._end_step(happening.step)
+            # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
+            await undisturbed(self._end_step(happening.step))
 
     def _reset(self, retrying: loop.Retrying) -> None:
         after = str(self._step_began) if self._step_began is not None else None
@@ -205,20 +221,37 @@ class Run:
 
     async def _end_step(self, step: Step) -> None:
         self.log.emit("status", {"status": "running", "step": step.number + 1})
-        events = self.log.not_durable()
-        last_id = events[-1].id
-        progressed = RunProgressed(
-            task_id=self.task.task_id, tenant_id=self.task.tenant_id, fence=self.fence, step=step.number, events=events
-        )
-        await self._publish(progressed, f"{self.task.task_id}:{last_id}")
-        self.log.mark_durable(last_id)
+        last_id = await self._make_durable()
         self._checkpoint.add(step, last_id)
         self._step_began = last_id
 
+    async def _make_durable(self) -> EventId:
+        """Publish the events that only this process and Redis have; the id of the last of them."""
+        events = self.log.not_durable()
+        last_id = events[-1].id
+        progressed = RunProgressed(
+            task_id=self.task.task_id,
+            tenant_id=self.task.tenant_id,
+            fence=self.fence,
+            step=self._checkpoint.next_step,
+            events=events,
+        )
+        await self._publish(progressed, f"{self.task.task_id}:{last_id}")
+        self.log.mark_durable(last_id)
+        return last_id
+
     async def _finish(self, ending: Ending) -> RunFinished | None:
+        finished = fitted(self._finished(ending))
+        outcome = finished.encode()
+        decided = await until_available(
+            lambda: self._repository.finish(self.task.task_id, self.fence, ending.status, outcome, finished.finished_at)
+        )
+        return finished if decided else None
+
+    def _finished(self, ending: Ending) -> RunFinished:
         finished_at = now()
-        self.log.emit("done", _done_data(ending, self._usage), finished_at)
-        finished = RunFinished(
+        self.log.emit("done", _done_data(ending, self._accounts.used), finished_at)
+        return RunFinished(
             task_id=self.task.task_id,
             tenant_id=self.task.tenant_id,
             tier=self.task.tier,
@@ -226,7 +259,7 @@ class Run:
             status=ending.status,
             output=ending.output,
             error=ending.error,
-            usage=self._usage,
+            usage=self._accounts.used,
             provider=self._provider,
             model=self._model,
             steps=ending.step.number if ending.step else self._checkpoint.next_step - 1,
@@ -236,15 +269,17 @@ class Run:
             started_at=self._acquired.started_at,
             finished_at=finished_at,
         )
-        outcome = finished.encode()
-        decided = await until_available(
-            lambda: self._repository.finish(self.task.task_id, self.fence, ending.status, outcome, finished_at)
-        )
-        return finished if decided else None
 
     async def _give_back(self) -> None:
         """Save the step that is finished, and let another worker go on at once."""
-        await until_available(lambda: self._repository.release(self.task.task_id, self.fence, self._checkpoint.unsaved))
+        self.given_back = True
+        try:
+            async with asyncio.timeout(_GIVE_BACK_SECONDS):
+                await until_available(
+                    lambda: self._repository.release(self.task.task_id, self.fence, self._checkpoint.unsaved)
+                )
+        except TimeoutError:  # another worker takes it when its lease has run out
+            _log.warning("run.not_released", task_id=str(self.task.task_id))
 
     async def _publish(self, contract: RunProgressed, stable_id: str) -> None:
         await until_available(

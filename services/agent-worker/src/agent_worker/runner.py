@@ -10,6 +10,7 @@ import structlog
 
 from agent_worker.accounts import RunAccounts, until_available
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.fitting import fitted
 from agent_worker.loop import AgentLoop, Plan
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import Provider
@@ -35,6 +36,7 @@ from common.redis import Client
 _log = structlog.get_logger(__name__)
 _AFTER_LEASE_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 5.0
+_LONGEST_SPIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,14 @@ class Runner:
         """`on_run` is told of each run that begins, and with None when it is over."""
         self._equipment = equipment
         self._on_run = on_run
+        self.draining = False
+        """No run is begun any more: what waits for one goes to another worker."""
 
     async def run(self, task: TaskSubmitted) -> Disposition:
         """Bring the task to its end, or to another worker; what is to become of the delivery."""
         found = await self._acquire(task)
+        if found is None:
+            return Disposition.RETURN
         if found.decision == "finished":
             await self._conclude(task, _stored(task, found))
             return Disposition.DONE
@@ -76,17 +82,23 @@ class Runner:
         await self._conclude(task, finished)
         return Disposition.DONE
 
-    async def _acquire(self, task: TaskSubmitted) -> Acquisition:
-        """Acquire the run, waiting while another worker has it: its end, or its lease's, comes first."""
+    async def _acquire(self, task: TaskSubmitted) -> Acquisition | None:
+        """Acquire the run, waiting while another worker has it: its end, or its lease's, comes first.
+
+        None where this worker begins no more runs.
+        """
         equipment = self._equipment
-        while True:
+        least = _AFTER_LEASE_SECONDS  # grows, for a clock that is ahead of the database's would make this a spin
+        while not self.draining:
             found = await until_available(
                 lambda: equipment.repository.acquire(task.task_id, task.tenant_id, task.tier, equipment.worker)
             )
             if found.decision != "leased":
                 return found
             left = (found.lease_until - now()).total_seconds() if found.lease_until else 0.0
-            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(0.0, left) + _AFTER_LEASE_SECONDS))
+            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(least, left + _AFTER_LEASE_SECONDS)))
+            least = min(_LONGEST_SPIN_SECONDS, least * 2)
+        return None
 
     def _refusal(self, task: TaskSubmitted, found: Acquisition) -> tuple[TerminalStatus, RunError] | None:
         """Why this run ends before it does anything, if it does."""
@@ -108,21 +120,27 @@ class Runner:
         self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
     ) -> RunFinished | None:
         status, error = refusal
+        checkpoint = Checkpoint(found.steps)
         if found.fence > 1:
-            stands = Checkpoint(found.steps).stands_until
+            stands = checkpoint.stands_until
             log.emit("reset", {"after": str(stands) if stands else None, "reason": "taken over"})
         log.emit("done", {"status": status, "error": error.model_dump()})
-        finished = RunFinished(
-            task_id=task.task_id,
-            tenant_id=task.tenant_id,
-            tier=task.tier,
-            fence=found.fence,
-            status=status,
-            error=error,
-            attempts=found.attempts,
-            events=log.not_durable(),
-            started_at=found.started_at,
-            finished_at=now(),
+        finished = fitted(
+            RunFinished(
+                task_id=task.task_id,
+                tenant_id=task.tenant_id,
+                tier=task.tier,
+                fence=found.fence,
+                status=status,
+                error=error,
+                usage=checkpoint.usage,
+                steps=checkpoint.next_step - 1,
+                attempts=found.attempts,
+                messages=checkpoint.messages(None),
+                events=log.not_durable(),
+                started_at=found.started_at,
+                finished_at=now(),
+            )
         )
         decided = await until_available(
             lambda: self._equipment.repository.finish(
@@ -152,6 +170,7 @@ class Runner:
             max_steps=min(task.max_steps or agent.max_steps, agent.max_steps),
             max_output_tokens=min(task.max_output_tokens or agent.max_output_tokens, model.max_output),
             temperature=agent.temperature if task.temperature is None else task.temperature,
+            window=model.window,
         )
         agent_loop = AgentLoop(plan, provider, equipment.toolboxes[agent.name], accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now())

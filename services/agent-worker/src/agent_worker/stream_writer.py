@@ -1,8 +1,7 @@
 """Writes all runs' events to Redis: one pipeline for the whole process, a few dozen times a second.
 
 What is urgent, such as the first token of an answer, goes out at once; the tokens after it wait for the window and go
-together. Redis
-may be lost at any time: events stay with their log until a step boundary makes them durable elsewhere, and a log that
+together. Redis may be lost at any time: events stay with their log until they are durable elsewhere, and a log that
 Redis has forgotten is written anew from there.
 """
 

@@ -15,12 +15,14 @@ from agent_worker.progress import RunLog
 from agent_worker.repository import RunRepository
 from agent_worker.run import Run, StopReason
 from agent_worker.runner import Runner
+from agent_worker.telemetry import processing
 from common.contracts import CancelRequested, Contract, TaskSubmitted
 from common.errors import DecodeError, StoreUnavailable
 from common.messaging.settlement import Delivery, Disposition
 
 _log = structlog.get_logger(__name__)
 _GIVE_BACK_SECONDS = 5.0
+_GIVE_UP_SECONDS = 4.0
 
 
 class Supervisor:
@@ -63,7 +65,9 @@ class Supervisor:
             _log.warning("task.unexpected_kind", kind=task.kind)
             await delivery.settle(Disposition.DEAD)
             return
-        await delivery.settle(await self._disposition(task))
+        with processing(task, delivery.headers):
+            disposition = await self._disposition(task)
+            await delivery.settle(disposition)
 
     async def _disposition(self, task: TaskSubmitted) -> Disposition:
         assert self.runner is not None  # noqa: S101 - set by the composition root before consumers open
@@ -108,7 +112,7 @@ class Supervisor:
         """Renew all leases until cancelled, and hear from the answer which runs were lost or are to be cancelled."""
         while True:
             await asyncio.sleep(self._renewal)
-            held = {task_id: run.fence for task_id, run in self._runs.items()}
+            held = {task_id: run.fence for task_id, run in self._runs.items() if not run.given_back}
             if not held:
                 continue
             try:
@@ -126,15 +130,17 @@ class Supervisor:
                     run.stop(StopReason.CANCELLED)
 
     async def drain(self, grace: float) -> None:
-        """Let runs finish for so many seconds, then give the rest back."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=grace)
+        """Let runs finish for so many seconds, then give the rest back, and in the end drop what waits for a server."""
+        if self.runner is not None:
+            self.runner.draining = True
+        await self._none_left(grace)
         for run in list(self._runs.values()):
             run.stop(StopReason.DRAINING)
-        for task_id, task in list(self._active.items()):
-            if task_id not in self._runs:
-                task.cancel()  # it waits for something, and holds no run
+        await self._none_left(_GIVE_BACK_SECONDS)
+        for task in list(self._tasks):
+            task.cancel()
+        await self._none_left(_GIVE_UP_SECONDS)
+
+    async def _none_left(self, timeout: float) -> None:
         if self._tasks:
-            _, left = await asyncio.wait(set(self._tasks), timeout=_GIVE_BACK_SECONDS)
-            for task in left:
-                task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=timeout)

@@ -1,0 +1,164 @@
+"""The account of model calls, against a repository and a publisher that answer as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from agent_worker import accounts
+from agent_worker.accounts import (
+    BudgetExceededError,
+    CancelRequestedError,
+    RunAccounts,
+    RunLostError,
+    UnpricedModelError,
+)
+from agent_worker.checkpoint import Checkpoint
+from agent_worker.loop import Step
+from agent_worker.providers.base import CallMeter
+from agent_worker.repository import CallRequest, Leave, RunRepository, SavedStep
+from common.contracts import Contract, TaskSubmitted, UsageRecorded
+from common.contracts.base import now
+from common.contracts.events import EventId
+from common.contracts.tasks import InputMessage
+from common.contracts.usage import Usage
+from common.errors import BrokerUnavailable, StoreUnavailable
+from common.messaging.publisher import Publisher
+
+HELD = Leave("held", None, Decimal("0.1"), None)
+TASK = TaskSubmitted(
+    task_id=uuid4(),
+    tenant_id=uuid4(),
+    tier="free",
+    level=30,
+    priority=5,
+    agent="default",
+    input=(InputMessage(role="user", content="x"),),
+    request_hash="",
+    submitted_at=now(),
+)
+
+
+class Store:
+    """Gives the answers in turn, the last one for ever; an exception is raised."""
+
+    def __init__(self, *answers: Leave | Exception) -> None:
+        self.answers = list(answers)
+        self.held: set[UUID] = set()
+        self.saved: list[SavedStep | None] = []
+
+    async def begin_call(self, task: UUID, fence: int, call: CallRequest, saved: SavedStep | None) -> Leave:
+        await asyncio.sleep(0)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.verdict == "held":
+            self.held.add(call.attempt_id)
+        self.saved.append(saved)
+        await asyncio.sleep(0)
+        return answer
+
+
+class Wire:
+    """Takes records, after some failures."""
+
+    ready = True
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.records: list[UsageRecorded] = []
+
+    async def publish(self, exchange: str, routing_key: str, contract: Contract, **_: Any) -> None:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailable("away")
+        assert isinstance(contract, UsageRecorded)
+        self.records.append(contract)
+        await asyncio.sleep(0)
+
+
+def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None) -> RunAccounts:
+    return RunAccounts(
+        TASK,
+        1,
+        0,
+        ("anthropic", "m"),
+        cast(RunRepository, store),
+        cast(Publisher, wire),
+        checkpoint or Checkpoint(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_PAUSES", (0.0,))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "error"),
+    [
+        ("fenced", RunLostError),
+        ("cancelled", CancelRequestedError),
+        ("unpriced", UnpricedModelError),
+        ("exceeded", BudgetExceededError),
+    ],
+)
+async def test_a_refusal_ends_the_run(verdict: Any, error: type[Exception]) -> None:
+    leave = Leave(verdict, "tenant_day", Decimal("0.5"), Decimal(2))
+    with pytest.raises(error):
+        await books(Store(leave), Wire()).begin(1, 10, 10)
+
+
+async def test_open_holds_are_waited_for() -> None:
+    wait = Leave("wait", "run", Decimal(1), Decimal(2))
+    store = Store(wait, wait, HELD)
+    attempt = await books(store, Wire()).begin(1, 10, 10)
+    assert store.held == {attempt}
+
+
+async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_WAIT_FOR_HOLDS_SECONDS", 0.01)
+    with pytest.raises(BudgetExceededError, match="beside the calls that are open"):
+        await books(Store(Leave("wait", "run", Decimal(1), Decimal(2))), Wire()).begin(1, 10, 10)
+
+
+async def test_servers_that_are_away_are_waited_for() -> None:
+    store, wire = Store(StoreUnavailable("away"), StoreUnavailable("away"), HELD), Wire(failures=3)
+    accounts_ = books(store, wire)
+    attempt = await accounts_.begin(1, 10, 10)
+    await accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
+    (record,) = wire.records
+    assert (record.attempt_id, record.usage.output_tokens, record.estimated) == (attempt, 3, True)
+    assert accounts_.used.output_tokens == 3
+
+
+@pytest.mark.parametrize(("verdict", "kept"), [("held", False), ("cancelled", False), ("fenced", True)])
+async def test_the_step_before_is_saved_with_the_leave(verdict: Any, kept: bool) -> None:
+    checkpoint = Checkpoint()
+    checkpoint.add(Step(1, (), Usage()), EventId(1, 4))
+    store = Store(Leave(verdict, None, None, None))
+    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1), return_exceptions=True)
+    (saved,) = store.saved
+    assert saved is not None
+    assert (saved.number, saved.last_seq) == (1, 4)
+    assert (checkpoint.unsaved is not None) is kept
+
+
+async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> None:
+    given_back = 0
+    for turns in range(30):
+        store, wire = Store(StoreUnavailable("away"), HELD), Wire(failures=1)
+        task = asyncio.create_task(books(store, wire).begin(1, 10, 10))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert [record.attempt_id for record in wire.records] == (list(store.held) if task.cancelled() else [])
+        assert all(record.usage == Usage() for record in wire.records)
+        given_back += len(wire.records)
+    assert given_back > 0

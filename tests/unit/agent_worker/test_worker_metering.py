@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_worker.loop import input_bound, settle_meter
+from agent_worker.providers import anthropic, openai_chat, openai_responses
+from agent_worker.providers.base import CallMeter, ModelRequest, ToolSpec, Turn
+from agent_worker.tools.base import Toolbox
+from agent_worker.tools.builtin import builtin_tools
+from common.contracts.usage import Usage
+from simulator.dialects.anthropic import Messages
+from simulator.dialects.base import Dialect
+from simulator.dialects.chat import Chat
+from simulator.dialects.responses import Responses
+
+TEXT = st.text(max_size=60)
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+WORDS = TEXT.filter(lambda text: text.strip() != "")
+CALLS = st.lists(st.tuples(TEXT, st.dictionaries(TEXT, JSON, max_size=3), TEXT, st.booleans()), min_size=1, max_size=3)
+TOOLBOX = Toolbox(builtin_tools())
+NO_ATTEMPT = UUID(int=0)
+
+
+def conversation(parts: list[tuple[str, str, list[tuple[str, dict[str, Any], str, bool]]]]) -> tuple[Turn, ...]:
+    turns: list[Turn] = [Turn("user", ({"type": "text", "text": "begin"},))]
+    for asked, said, calls in parts:
+        turns.append(Turn("user", ({"type": "text", "text": asked},)))
+        text = {"type": "text", "text": said}
+        made = ({"type": "tool_call", "id": i, "name": "calculator", "arguments": a} for i, a, _, _ in calls)
+        turns.append(Turn("assistant", (text, *made)))
+        results = (
+            {"type": "tool_result", "id": i, "name": "calculator", "content": c, "is_error": e} for i, _, c, e in calls
+        )
+        turns.append(Turn("tool", tuple(results)))
+    return tuple(turns)
+
+
+CONVERSATIONS = st.lists(st.tuples(WORDS, WORDS, CALLS), max_size=4).map(conversation)
+
+
+@given(TEXT, CONVERSATIONS)
+def test_the_bound_covers_what_either_provider_counts(system: str, turns: tuple[Turn, ...]) -> None:
+    bound = input_bound(system, turns, TOOLBOX)
+    request = ModelRequest("m", system, turns, TOOLBOX.specs, 100, None, NO_ATTEMPT)
+    dialects: list[tuple[Dialect, dict[str, Any]]] = [
+        (Messages(), anthropic._arguments(request)),
+        (Chat(), openai_chat._arguments(request)),
+        (Responses(), openai_responses._arguments(request)),
+    ]
+    for dialect, arguments in dialects:
+        body = orjson.loads(orjson.dumps({k: v for k, v in arguments.items() if k != "extra_headers"}))
+        assert dialect.read(body).input_tokens <= bound
+
+
+@given(TEXT, CONVERSATIONS)
+def test_the_bound_has_a_token_for_every_byte(system: str, turns: tuple[Turn, ...]) -> None:
+    bytes_sent = len(system.encode())
+    for turn in turns:
+        for block in turn.content:
+            for key in ("text", "content", "name", "id"):
+                bytes_sent += len(block.get(key, "").encode())
+            bytes_sent += len(orjson.dumps(block.get("arguments")))
+    for tool in TOOLBOX.specs:
+        bytes_sent += len(tool.name) + len(tool.description.encode()) + len(orjson.dumps(tool.schema))
+    assert input_bound(system, turns, TOOLBOX) >= bytes_sent
+
+
+def test_arguments_count_as_json_and_not_as_python_shows_them() -> None:
+    quotes = {"a": '"' * 10_000 + "\x01" * 10_000}
+    turns = (Turn("assistant", ({"type": "tool_call", "id": "", "name": "", "arguments": quotes},)),)
+    assert input_bound("", turns, Toolbox({})) >= len(orjson.dumps(quotes)) == 80_008
+
+
+def test_a_final_count_stands() -> None:
+    meter = CallMeter(usage=Usage(input_tokens=7, output_tokens=3), accepted=True, final=True, received_bytes=999)
+    settle_meter(meter, 1000, 100)
+    assert (meter.usage, meter.estimated) == (Usage(input_tokens=7, output_tokens=3), False)
+
+
+def test_a_call_that_was_never_accepted_used_nothing() -> None:
+    meter = CallMeter()
+    settle_meter(meter, 1000, 100)
+    assert (meter.usage, meter.estimated) == (Usage(), False)
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 500), st.integers(0, 10_000), st.integers(1, 10_000))
+def test_an_estimate_is_at_least_what_was_counted_and_fits_the_hold(
+    counted_in: int, cached: int, counted_out: int, received: int, bound: int
+) -> None:
+    counted = Usage(input_tokens=counted_in, cache_read_tokens=cached, output_tokens=counted_out)
+    meter = CallMeter(usage=counted, accepted=True, received_bytes=received)
+    settle_meter(meter, bound, 500)
+    assert meter.estimated
+    assert meter.usage.cache_read_tokens == cached
+    assert counted_out <= meter.usage.output_tokens <= 500
+    if counted.total_input_tokens:
+        assert meter.usage.total_input_tokens == counted.total_input_tokens
+    else:
+        assert 0 < meter.usage.input_tokens <= bound
+
+
+def test_a_tools_schema_is_part_of_the_input() -> None:
+    tool = builtin_tools()["calculator"]
+    assert isinstance(tool.spec, ToolSpec)
+    difference = input_bound("", (), Toolbox({"calculator": tool})) - input_bound("", (), Toolbox({}))
+    assert difference > len(orjson.dumps(tool.spec.schema))

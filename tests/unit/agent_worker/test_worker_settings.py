@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from agent_worker.bootstrap import serve
+from agent_worker.settings import WorkerSettings
+from common.errors import ConfigurationError
+from common.settings import load
+
+CATALOGUE = Path(__file__).parents[3] / "deploy" / "catalogue"
+COMPLETE = {
+    "LANEWAY_RABBIT_URL": "amqp://u:p@127.0.0.1:1/v",
+    "LANEWAY_POSTGRES_DSN": "postgresql://u:p@127.0.0.1:1/d",
+    "LANEWAY_REDIS_STATE_URL": "redis://127.0.0.1:1/0",
+    "LANEWAY_REDIS_CACHE_URL": "redis://127.0.0.1:1/1",
+    "LANEWAY_CATALOGUE_DIR": str(CATALOGUE),
+    "LANEWAY_OPENAI_API_KEY": "k",
+    "LANEWAY_SECRETS_DIR": "/nonexistent",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("LANEWAY_ANTHROPIC_API_KEY", raising=False)
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        load(WorkerSettings)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_complete(environment: pytest.MonkeyPatch) -> None:
+    settings = load(WorkerSettings)
+    assert settings.openai is not None
+    assert settings.anthropic is None
+    assert "k" not in repr(settings.openai.api_key)
+
+
+def test_no_provider(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    environment.delenv("LANEWAY_OPENAI_API_KEY")
+    assert refusal(capsys) == (
+        "The settings contradict each other: no model provider has a key: "
+        "set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY.\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["LANEWAY_RABBIT_URL", "LANEWAY_POSTGRES_DSN", "LANEWAY_CATALOGUE_DIR"])
+def test_a_missing_setting_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    environment.delenv(name)
+    assert name.rpartition("_")[0] in refusal(capsys)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LANEWAY_SLOTS", "0"), ("LANEWAY_LEASE_SECONDS", "soon")])
+def test_an_unusable_setting_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    assert refusal(capsys).startswith(f"{name} is not usable: ")
+
+
+async def test_a_contradiction_is_told_before_anything_is_connected(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("LANEWAY_SLOTS", "2")
+    with pytest.raises(ConfigurationError, match="LANEWAY_SLOTS is 2, but each of the 3 tiers needs one slot"):
+        await serve(load(WorkerSettings), asyncio.Event())
