@@ -144,8 +144,7 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         arguments["tools"] = [
             {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
         ]
-    if request.temperature is not None:
-        arguments["temperature"] = min(request.temperature, 1.0)  # Anthropic's range ends at 1, OpenAI's at 2
+    # No temperature: since its version 2026-10-21 the API refuses any, and the SDK has no such argument.
     return arguments
 
 
