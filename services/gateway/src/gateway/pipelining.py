@@ -1,4 +1,4 @@
-"""Scripts for Redis, where all that are asked for at the same moment travel together.
+"""Scripts and small commands for Redis, where all that are asked for at the same moment travel together.
 
 Under load one write, one read and one connection serve many requests, and the client's own cost of a call, which is
 more than the server's, is shared by them.
@@ -41,9 +41,9 @@ class Script:
 
 @dataclass(slots=True)
 class _Call:
-    script: str
-    text: str
-    arguments: tuple[Argument, ...]
+    command: tuple[Argument, ...]
+    unknown: tuple[Argument, ...]
+    """What to send instead where Redis does not know the script yet."""
     answer: asyncio.Future[Any]
 
 
@@ -58,10 +58,18 @@ class Pipelined:
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The script's answer. Raises `CacheUnavailable`."""
+        rest = (len(keys), *keys, *arguments)
+        return await self._ask(("EVALSHA", script.sha, *rest), ("EVAL", script.text, *rest))
+
+    async def execute(self, *command: Argument) -> Any:
+        """The answer to a command that is small, and whose answer is. Raises `CacheUnavailable`."""
+        return await self._ask(command, command)
+
+    async def _ask(self, command: tuple[Argument, ...], unknown: tuple[Argument, ...]) -> Any:
         loop = asyncio.get_running_loop()
         if loop.time() < self._paused_until or len(self._waiting) >= _WAITING:
             raise CacheUnavailable("Redis did not answer a moment ago")
-        call = _Call(script.sha, script.text, (len(keys), *keys, *arguments), loop.create_future())
+        call = _Call(command, unknown, loop.create_future())
         self._waiting.append(call)
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush(), name="redis.flush")
@@ -86,10 +94,10 @@ class Pipelined:
         self._waiting.clear()
 
     async def _send(self, batch: Sequence[_Call]) -> None:
-        answers = await self._execute([("EVALSHA", call.script, *call.arguments) for call in batch])
+        answers = await self._execute([call.command for call in batch])
         for call, answer in zip(batch, answers, strict=True):
             if isinstance(answer, NoScriptError):
-                (answer,) = await self._execute([("EVAL", call.text, *call.arguments)])
+                (answer,) = await self._execute([call.unknown])
             _settle(call, answer)
 
     async def _execute(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:

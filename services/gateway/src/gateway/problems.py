@@ -69,7 +69,7 @@ TOO_MANY_OUTSTANDING = Kind(
 )
 INTERNAL = Kind("internal", 500, "Internal error", "The request could not be served; it was logged.")
 UNAVAILABLE = Kind("unavailable", 503, "Unavailable", "RabbitMQ did not confirm. A retry is safe.")
-LANE_FULL = Kind("lane-full", 503, "Lane full", "The lane 'tasks.free' takes no more tasks now.")
+LANE_FULL = Kind("lane-full", 503, "Lane full", "A lane is full.")
 
 KINDS = (
     UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, TOO_LARGE, UNSUPPORTED_MEDIA, INVALID,

@@ -29,6 +29,8 @@ from gateway.tasks import State, Tasks
 
 _log = structlog.get_logger(__name__)
 _CHUNK = 500
+_LOG_READERS = 3
+_RECORD_READERS = 4
 _BACKOFF_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
@@ -53,12 +55,25 @@ class Streams:
         self._tasks = tasks
         self._metrics = metrics
         self._pace = pace or Pace()
+        # Many readers begin at once: they wait here for their turn, where no time-out of a single call runs.
+        self._log_gate = asyncio.Semaphore(_LOG_READERS)
+        self._record_gate = asyncio.Semaphore(_RECORD_READERS)
 
     async def frames(
-        self, tenant_id: UUID, task_id: UUID, after: EventId = BEGINNING, known: State | None = None
+        self,
+        tenant_id: UUID,
+        task_id: UUID,
+        after: EventId = BEGINNING,
+        known: State | None = None,
+        *,
+        fresh: bool = False,
     ) -> AsyncIterator[bytes]:
-        """The frames of a run's stream after an event, to its end; `known` is what the record says at the moment."""
+        """The frames of a run's stream after an event, to its end.
+
+        `known` is what the record says at the moment; a task that is `fresh` was submitted by this very request.
+        """
         reader = _Reader(self, tenant_id, task_id, after, known)
+        reader.look = not fresh
         self._metrics.streams.inc()
         try:
             yield PREAMBLE
@@ -81,11 +96,13 @@ class _Reader:
     def __init__(self, parts: Streams, tenant_id: UUID, task_id: UUID, after: EventId, known: State | None) -> None:
         self._redis, self._hub, self._tasks = parts._redis, parts._hub, parts._tasks
         self._pace = parts._pace
+        self._log_gate, self._record_gate = parts._log_gate, parts._record_gate
         self._tenant_id = tenant_id
         self._task_id = task_id
         self._sequence = Sequence(after)
         self._over = known is not None and known.ended
-        self._look = known is not None and known.run_status is not None
+        self.look = True
+        """Whether to ask the record where the log has nothing."""
         self._final = known.status if known is not None else "completed"
         self._more = True
         self._tries = 0
@@ -128,8 +145,8 @@ class _Reader:
     async def _read_on(self) -> None:
         """The next part of the log; where it has none, what the record has, once."""
         self._more = await self._read_log()
-        if self._look and not (self._more or self._sequence.missing):
-            self._look = False
+        if self.look and not (self._more or self._sequence.missing):
+            self.look = False
             await self._read_record()
 
     async def _until_heard(self, subscription: Subscription) -> None:
@@ -144,7 +161,7 @@ class _Reader:
     def _absorb(self, subscription: Subscription) -> None:
         if subscription.reread:
             # Something was missed, and the log may be gone with it.
-            self._more = self._look = True
+            self._more = self.look = True
             subscription.reread = False
         self._sequence.add(subscription.drain())
 
@@ -181,7 +198,8 @@ class _Reader:
         """Whether there is more of it."""
         key = log.key(self._tenant_id, self._task_id)
         try:
-            events = await log.read(self._redis, key, self._sequence.last, _CHUNK)
+            async with self._log_gate:
+                events = await log.read(self._redis, key, self._sequence.last, _CHUNK)
         except CacheUnavailable as error:
             _log.debug("stream.log_unread", error=repr(error))
             return False
@@ -192,8 +210,9 @@ class _Reader:
         """What PostgreSQL has: the events of finished steps, and the run's end."""
         self._asked = False
         try:
-            state = await self._tasks.state(self._tenant_id, self._task_id)
-            rows = await self._tasks.events(self._tenant_id, self._task_id, self._sequence.last, _CHUNK)
+            async with self._record_gate:
+                state = await self._tasks.state(self._tenant_id, self._task_id)
+                rows = await self._tasks.events(self._tenant_id, self._task_id, self._sequence.last, _CHUNK)
         except StoreUnavailable as error:
             _log.debug("stream.record_unread", error=repr(error))
             return

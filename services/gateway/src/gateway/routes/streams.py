@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.contracts.events import BEGINNING, EventId
-from common.errors import StoreUnavailable
 from gateway.background import Background
 from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, stream_parameters, task_body
@@ -68,15 +67,11 @@ def following(principals: Principals, tasks: Tasks, records: Records, streams: S
         return EventStream(streams.frames(principal.tenant_id, task_id, after, known))
 
     async def _known(tenant_id: UUID, task_id: UUID) -> State | None:
-        """What the record says of the task. Raises `Problem` where there is none."""
-        try:
-            state = await tasks.state(tenant_id, task_id)
-        except StoreUnavailable:
-            # What was submitted lately can be followed without the database.
-            if await records.answer(tenant_id, task_id) is None:
-                raise
+        """What the record says of the task; None for one that was submitted lately. Raises `Problem`: none such."""
+        if await records.answer(tenant_id, task_id) is not None:
             return None
-        if state is None and await records.answer(tenant_id, task_id) is None:
+        state = await tasks.state(tenant_id, task_id)
+        if state is None:
             raise no_such_task()
         return state
 
@@ -110,7 +105,8 @@ def chatting(
         asked = await read_task(request)
         with tracing.receiving(request.headers):
             receipt = await submissions.submit(principal, asked, key)
-        frames = _with_receipt(receipt, streams.frames(principal.tenant_id, receipt.task_id))
+        following = streams.frames(principal.tenant_id, receipt.task_id, fresh=receipt.status == 202)
+        frames = _with_receipt(receipt, following)
         return ChatStream(frames, receipt, background, cancellations, principal.tenant_id)
 
     return router

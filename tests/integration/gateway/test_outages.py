@@ -1,0 +1,140 @@
+"""When a server is away: an answer within three seconds, red readiness, and recovery without a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+
+from common.admission import outstanding_key
+from common.redis import Client
+from tests.integration.gateway.conftest import Running, Tap, Tenant, running
+from tests.integration.gateway.relay import Relay, relaying
+from tests.stage import Stage, eventually
+
+_LIMIT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A gateway whose every connection leads through a relay."""
+
+    gateway: Running
+    rabbit: Relay
+    postgres: Relay
+    redis: Relay
+
+    def relays(self, names: str) -> list[Relay]:
+        """Those that are named."""
+        return [getattr(self, name) for name in names.split("+")]
+
+    async def readiness(self) -> int:
+        """What a balancer sees."""
+        return (await self.gateway.client.get("/health/ready")).status_code
+
+
+@pytest.fixture
+async def fragile(stage: Stage) -> AsyncIterator[Fragile]:
+    async with AsyncExitStack() as stack:
+        rabbit, rabbit_url = await stack.enter_async_context(relaying(stage.rabbit("gateway").url.get_secret_value()))
+        postgres, postgres_url = await stack.enter_async_context(relaying(stage.login("gateway")))
+        redis, redis_url = await stack.enter_async_context(relaying(stage.servers.redis_state_url))
+        gateway = await stack.enter_async_context(
+            running(stage, rabbit=rabbit_url, postgres=postgres_url, redis=redis_url)
+        )
+        yield Fragile(gateway, rabbit, postgres, redis)
+
+
+async def _timed(fragile: Fragile, tenant: Tenant, key: str | None = None) -> tuple[int, float]:
+    began = time.monotonic()
+    response = await fragile.gateway.submit(tenant, key=key)
+    if response.status_code == 503:
+        assert response.headers["content-type"] == "application/problem+json"
+        assert int(response.headers["Retry-After"]) > 0
+    return response.status_code, time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", ["cut", "hang"])
+@pytest.mark.parametrize("names", ["rabbit", "rabbit+postgres", "rabbit+postgres+redis"])
+async def test_without_the_broker_nothing_is_accepted_until_it_is_back(
+    fragile: Fragile, state: Client, names: str, how: str
+) -> None:
+    tenant = await fragile.gateway.tenant()
+    assert (await _timed(fragile, tenant))[0] == 202
+    for relay in fragile.relays(names):
+        getattr(relay, how)()
+    for key in (None, f"order-{uuid4()}"):
+        status, took = await _timed(fragile, tenant, key)
+        assert status == 503
+        assert took < _LIMIT_SECONDS
+    if how == "cut":
+        assert await fragile.readiness() == 503
+    for relay in fragile.relays(names):
+        relay.restore()
+
+    async def accepts() -> bool:
+        return (await _timed(fragile, tenant))[0] == 202
+
+    await eventually(accepts, 30)
+
+    async def ready() -> bool:
+        return await fragile.readiness() == 200
+
+    await eventually(ready, 30)
+    if "redis" not in names:
+        # One before, one after, perhaps some that were accepted on the way: none that was refused.
+        counted = await state.zcard(outstanding_key(tenant.id, 5))
+        accepted = (await fragile.gateway.client.get("/metrics")).text
+        assert f'laneway_http_requests_total{{route="/v1/tasks",status="202"}} {float(counted)}' in accepted
+
+
+@pytest.mark.parametrize("how", ["cut", "hang"])
+async def test_without_the_database_the_known_go_on_and_the_unknown_are_told(fragile: Fragile, how: str) -> None:
+    tenant = await fragile.gateway.tenant()
+    stranger = await fragile.gateway.tenant()
+    assert (await _timed(fragile, tenant))[0] == 202
+    getattr(fragile.postgres, how)()
+    assert (await _timed(fragile, tenant))[0] == 202
+    status, took = await _timed(fragile, tenant, f"order-{uuid4()}")
+    assert status == 202, "Redis has no record of the key, and had none to lose"
+    assert took < _LIMIT_SECONDS
+    status, took = await _timed(fragile, stranger)
+    assert status == 503
+    assert took < _LIMIT_SECONDS
+    began = time.monotonic()
+    assert (await fragile.gateway.client.get(f"/v1/tasks/{uuid4()}", headers=tenant.headers)).status_code == 503
+    assert time.monotonic() - began < _LIMIT_SECONDS
+    assert await fragile.readiness() == 503
+    assert (await fragile.gateway.client.get("/health/live")).status_code == 200
+    fragile.postgres.restore()
+
+    async def well() -> bool:
+        return await fragile.readiness() == 200 and (await _timed(fragile, stranger))[0] == 202
+
+    await eventually(well, 30)
+
+
+@pytest.mark.parametrize("how", ["cut", "hang"])
+async def test_without_redis_tasks_are_accepted_at_a_neutral_level(fragile: Fragile, tap: Tap, how: str) -> None:
+    tenant = await fragile.gateway.tenant()
+    key = f"order-{uuid4()}"
+    assert (await fragile.gateway.submit(tenant, key=key)).status_code == 202
+    getattr(fragile.redis, how)()
+    response = await fragile.gateway.submit(tenant)
+    assert response.status_code == 202
+    assert [message.priority for message in await tap.messages(response.json()["id"])] == [15]
+    again = await fragile.gateway.submit(tenant, key=key)
+    assert again.status_code == 202, "the same task again, which changes nothing"
+    assert len(await tap.messages(again.json()["id"], 2)) == 2
+    assert await fragile.readiness() == 200
+    fragile.redis.restore()
+
+    async def counted_again() -> bool:
+        made = await fragile.gateway.submit(tenant)
+        return (await tap.messages(made.json()["id"]))[0].priority != 15
+
+    await eventually(counted_again, 30)

@@ -1,0 +1,204 @@
+"""Submitting: what is accepted is in its lane once; what is not is told why, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from common.admission import outstanding_key, rate_key, record_key, release
+from common.contracts import TaskSubmitted
+from common.messaging.envelope import unseal
+from common.redis import Client
+from gateway.admission import level_of
+from gateway.schemas import TASK_REQUEST
+from gateway.tickets import request_hash
+from tests.integration.gateway.conftest import Running, Tap, Tenant, forget
+from tests.stage import eventually
+
+
+async def _counts(state: Client, tenant: Tenant) -> int:
+    return sum([await state.zcard(outstanding_key(tenant.id, priority)) for priority in range(10)])
+
+
+async def test_an_accepted_task_is_in_its_lane_with_everything_a_worker_needs(gateway: Running, tap: Tap) -> None:
+    tenant = await gateway.tenant("pro")
+    response = await gateway.submit(tenant, priority=7, metadata={"order": "1"}, max_cost_usd="0.1", temperature=0.5)
+    assert response.status_code == 202, response.text
+    task = response.json()
+    assert response.headers["Location"] == task["links"]["self"] == f"/v1/tasks/{task['id']}"
+    assert response.headers["x-laneway-simulated"] == "true"
+    assert (task["status"], task["tier"], task["lane"]) == ("queued", "pro", "tasks.pro")
+    assert int(response.headers["RateLimit-Limit"]) == 6000
+    assert int(response.headers["RateLimit-Remaining"]) == 5999
+    (message,) = await tap.messages(task["id"])
+    assert (message.routing_key, message.priority, message.delivery_mode) == ("pro", 30, 2)
+    submitted = unseal(message)
+    assert isinstance(submitted, TaskSubmitted)
+    assert (submitted.max_cost_usd, submitted.level, submitted.priority) == (Decimal("0.1"), 30, 7)
+
+
+async def test_a_tenants_level_sinks_with_what_it_has_outstanding_at_the_same_or_a_higher_priority(
+    gateway: Running, tap: Tap, state: Client
+) -> None:
+    tenant = await gateway.tenant("enterprise")
+    tasks = [(await gateway.submit(tenant, priority=5)).json()["id"] for _ in range(5)]
+    levels = [(await tap.messages(task))[0].priority for task in tasks]
+    assert levels == [level_of(rank) for rank in range(5)]
+    above = (await gateway.submit(tenant, priority=9)).json()["id"]
+    below = (await gateway.submit(tenant, priority=0)).json()["id"]
+    assert (await tap.messages(above))[0].priority == 30
+    assert (await tap.messages(below))[0].priority == level_of(6)
+    for task in tasks:
+        await release(state, tenant.id, UUID(task), 5)
+    assert await _counts(state, tenant) == 2
+
+
+async def test_the_same_key_is_the_same_task(gateway: Running, state: Client) -> None:
+    tenant, key = await gateway.tenant(), f"order-{uuid4()}"
+    first, second = await asyncio.gather(gateway.submit(tenant, key=key), gateway.submit(tenant, key=key))
+    third = await gateway.submit(tenant, key=key)
+    assert sorted((first.status_code, second.status_code)) == [200, 202]
+    assert third.status_code == 200
+    assert first.json() == second.json() == third.json()
+    assert await _counts(state, tenant) == 1
+    assert (await gateway.submit(tenant, key=key, priority=6)).status_code == 409
+    assert (await gateway.submit(await gateway.tenant(), key=key)).status_code == 202
+
+
+async def test_a_key_is_known_by_the_record_once_redis_forgot(gateway: Running, state: Client) -> None:
+    tenant, key = await gateway.tenant(), f"order-{uuid4()}"
+    task = (await gateway.submit(tenant, key=key)).json()
+    await gateway.database.execute(
+        "INSERT INTO history.tasks (task_id, tenant_id, tier, request_hash, submitted_at)"
+        " VALUES ($1, $2, 'pro', $3, $4)",
+        UUID(task["id"]),
+        tenant.id,
+        request_hash(TASK_REQUEST.validate_json(b'{"input":"What is AI?"}')),
+        datetime.fromisoformat(task["created_at"]),
+    )
+    await forget(state, tenant)
+    again = await gateway.submit(tenant, key=key)
+    assert (again.status_code, again.json()) == (200, task)
+    other = await gateway.submit(tenant, key=key, priority=1)
+    assert (other.status_code, other.json()["type"]) == (409, "urn:laneway:problem:idempotency-conflict")
+    assert await _counts(state, tenant) == 0, "neither was admitted"
+
+
+async def test_a_retry_of_what_was_never_confirmed_is_published(gateway: Running, tap: Tap, state: Client) -> None:
+    tenant, key = await gateway.tenant("free"), f"order-{uuid4()}"
+    task = (await gateway.submit(tenant, key=key)).json()
+
+    async def accepted() -> bool:
+        return bool(await state.hget(record_key(tenant.id, UUID(task["id"])), "state") == b"accepted")
+
+    await eventually(accepted)
+    # As its gateway died between the admission and the confirm:
+    await state.hset(record_key(tenant.id, UUID(task["id"])), "state", "pending")
+    again = await gateway.submit(tenant, key=key)
+    assert (again.status_code, again.json()) == (200, task)
+    assert len(await tap.messages(task["id"], 2)) == 2
+    await eventually(accepted)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "a\tb"])
+async def test_an_unusable_key_is_refused(gateway: Running, key: str) -> None:
+    response = await gateway.submit(await gateway.tenant(), key=key)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+async def test_over_the_rate_it_says_when_to_come_back(gateway: Running, state: Client) -> None:
+    tenant = await gateway.tenant(requests_per_minute=3)
+    answers = [await gateway.submit(tenant) for _ in range(4)]
+    assert [one.status_code for one in answers] == [202, 202, 202, 429]
+    last = answers[-1]
+    assert last.json()["type"] == "urn:laneway:problem:rate-limited"
+    assert 0 < int(last.headers["Retry-After"]) <= 20
+    assert (last.headers["RateLimit-Limit"], last.headers["RateLimit-Remaining"]) == ("3", "0")
+    assert int(last.headers["RateLimit-Reset"]) > 0
+    await state.hset(rate_key(tenant.id), "tokens", 1)
+    assert (await gateway.submit(tenant)).status_code == 202
+
+
+async def test_more_than_the_plan_may_have_outstanding_is_refused_until_some_end(
+    gateway: Running, state: Client
+) -> None:
+    tenant = await gateway.tenant(max_outstanding=2)
+    first, _ = [(await gateway.submit(tenant)).json()["id"] for _ in range(2)]
+    refused = await gateway.submit(tenant)
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:laneway:problem:too-many-outstanding")
+    assert int(refused.headers["Retry-After"]) > 0
+    await release(state, tenant.id, UUID(first), 5)
+    assert (await gateway.submit(tenant)).status_code == 202
+
+
+async def test_what_was_never_given_back_is_forgotten(gateway: Running, state: Client) -> None:
+    tenant = await gateway.tenant(max_outstanding=5)
+    for priority in range(10):
+        await state.zadd(outstanding_key(tenant.id, priority), {f"lost-{priority}": 1.0})
+    assert (await gateway.submit(tenant)).status_code == 202
+    assert await _counts(state, tenant) < 10
+
+
+async def test_a_request_may_name_a_lower_tier_and_never_a_higher(gateway: Running) -> None:
+    tenant = await gateway.tenant("pro")
+    assert (await gateway.submit(tenant, tier="free")).json()["lane"] == "tasks.free"
+    assert (await gateway.submit(tenant, tier="pro")).status_code == 202
+    above = await gateway.submit(tenant, tier="enterprise")
+    assert (above.status_code, above.json()["type"]) == (403, "urn:laneway:problem:forbidden")
+    unknown = await gateway.submit(tenant, tier="gold")
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "tier")
+
+
+async def test_bodies_that_are_none(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    headers = tenant.headers | {"Content-Type": "application/json"}
+    for body in (b"", b"{", b"not json", b"\xff\xfe", b'{"input":"x"} trailing'):
+        response = await gateway.client.post("/v1/tasks", content=body, headers=headers)
+        assert (response.status_code, response.json()["detail"]) == (422, "The body is not JSON.")
+    form = await gateway.client.post("/v1/tasks", data={"input": "x"}, headers=tenant.headers)
+    assert (form.status_code, form.headers["content-type"]) == (415, "application/problem+json")
+    response = await gateway.client.post("/v1/tasks", content=b"[]", headers=headers)
+    assert response.status_code == 422
+    assert response.json()["errors"]
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    headers = tenant.headers | {"Content-Type": "application/json"}
+    host, port = gateway.client.base_url.host, gateway.client.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    head = f"POST /v1/tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {tenant.key}\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    for _ in range(3):
+        writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+    # The body has not ended, and never will.
+    assert (await reader.readline()).split()[1] == b"413"
+    writer.close()
+    announced = await gateway.client.post("/v1/tasks", content=b" " * (128 * 1024 + 1), headers=headers)
+    assert (announced.status_code, announced.json()["type"]) == (413, "urn:laneway:problem:too-large")
+    fits = await gateway.client.post("/v1/tasks", content=b'{"input":"x"}'.ljust(128 * 1024), headers=headers)
+    assert fits.status_code == 202
+
+
+async def test_the_script_costs_the_same_however_many_are_outstanding(gateway: Running, state: Client) -> None:
+    async def microseconds(outstanding: int) -> float:
+        tenant = await gateway.tenant(requests_per_minute=10**9, max_outstanding=10**9)
+        later = datetime.now(UTC).timestamp() * 1000 + 10**8
+        for start in range(0, outstanding, 10_000):
+            members = {f"task-{n}": later for n in range(start, min(outstanding, start + 10_000))}
+            await state.zadd(outstanding_key(tenant.id, 5), members)
+        await state.config_resetstat()
+        for _ in range(300):
+            assert (await gateway.submit(tenant)).status_code == 202
+        calls: dict[str, Any] = (await state.info("commandstats"))["cmdstat_evalsha"]
+        return float(calls["usec_per_call"])
+
+    few = min([await microseconds(10) for _ in range(3)])
+    many = min([await microseconds(100_000) for _ in range(3)])
+    assert many <= 1.3 * few, f"{many:.1f} µs at 100,000 outstanding, {few:.1f} µs at 10"
