@@ -134,8 +134,10 @@ def events(run: RunProgressed | RunFinished) -> Iterator[EventRow]:
 
 
 def tasks(submissions: Iterable[TaskSubmitted], ends: Iterable[RunFinished]) -> list[TaskRow]:
-    """One row for each task; of several ends the first counts, as it would in several batches."""
-    found = {task.task_id: submitted(task) for task in submissions}
+    """One row for each task; of what is said twice the first counts, as it would in two batches."""
+    found: dict[UUID, TaskRow] = {}
+    for task in submissions:
+        found.setdefault(task.task_id, submitted(task))
     for run in ends:
         row = found.get(run.task_id)
         if row is None or row.finished_at is None:
