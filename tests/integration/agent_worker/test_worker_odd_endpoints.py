@@ -83,7 +83,6 @@ async def test_a_tool_call_without_usage() -> None:
         [chunk({"tool_calls": [{"index": 0, "id": "c"}]})],
         [["not", "an", "object"]],
         [{"error": {"message": "out of memory", "code": 500}}],
-        [chunk({"content": "hi"}), chunk({}, "stop", usage={**USAGE, "prompt_tokens": -5})],
         [chunk({"content": "hi"}), chunk({}, "stop", usage={"prompt_tokens": None, "completion_tokens": 3})],
         [],
     ],
