@@ -226,8 +226,13 @@ async def test_what_has_ended_stays_as_it_ended(gateway: Running, state: Client)
 
 
 async def test_keys_are_made_and_revoked_and_every_gateway_hears_of_it(gateway: Running) -> None:
-    tenant = await gateway.tenant()
     admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    new = {"name": "Acme", "plan": "pro"}
+    made = await gateway.client.post("/v1/admin/tenants", json=new, headers=admin)
+    assert (made.status_code, made.json() | new) == (201, made.json())
+    key = await gateway.client.post(f"/v1/admin/tenants/{made.json()['id']}/keys", headers=admin)
+    assert key.status_code == 201
+    tenant = Tenant(UUID(made.json()["id"]), key.json()["key"])
     assert (await gateway.submit(tenant)).status_code == 202
     key_id = tenant.key.split("_")[1]
     async with tapping(gateway.stage, CONTROL) as bells:
