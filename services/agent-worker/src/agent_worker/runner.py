@@ -25,8 +25,7 @@ from common.admission import release
 from common.catalogue import Agent, Catalogue, Model
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
-from common.contracts.events import StreamEvent
-from common.contracts.runs import RunError, TerminalStatus
+from common.contracts.runs import RunError, TerminalStatus, cancelled_before_it_began
 from common.errors import CacheUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
@@ -213,18 +212,4 @@ def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:
     """The end as it was decided; for a task that was cancelled before it ran nobody has written it down yet."""
     if found.outcome is not None:
         return RunFinished.decode(found.outcome)
-    finished_at = found.finished_at or now()
-    error = RunError(type="cancelled", message="the task was cancelled before it began")
-    done = StreamEvent(
-        fence=found.fence, seq=1, type="done", at=finished_at, data={"status": "cancelled", "error": error.model_dump()}
-    )
-    return RunFinished(
-        task_id=task.task_id,
-        tenant_id=task.tenant_id,
-        tier=task.tier,
-        fence=found.fence,
-        status="cancelled",
-        error=error,
-        events=(done,),
-        finished_at=finished_at,
-    )
+    return cancelled_before_it_began(task.task_id, task.tenant_id, task.tier, found.fence, found.finished_at or now())

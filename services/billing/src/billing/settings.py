@@ -10,9 +10,9 @@ from common.settings import Health, Postgres, Rabbit, ServiceSettings
 class Sweep(BaseModel):
     """When a hold whose usage record never came is given up."""
 
-    interval: float = Field(default=15, gt=0, description="seconds between two sweeps")
-    grace: float = Field(default=60, gt=0, description="seconds a hold may stay open after its run has moved on")
-    doubt: float = Field(default=300, gt=0, description="seconds a hold stays in doubt before it is voided")
+    interval: float = Field(default=5, gt=0, description="seconds between two sweeps")
+    grace: float = Field(default=10, gt=0, description="seconds a hold may stay open after its run has moved on")
+    doubt: float = Field(default=120, gt=0, description="seconds a hold stays in doubt before it is voided")
     size: int = Field(default=500, ge=1, description="holds that one transaction moves at most")
 
 

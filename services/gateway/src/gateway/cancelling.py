@@ -8,9 +8,9 @@ import orjson
 import structlog
 
 from common import admission, streams
-from common.contracts import CancelRequested
+from common.contracts import CancelRequested, RunFinished
 from common.contracts.base import now
-from common.contracts.events import StreamEvent
+from common.contracts.runs import cancelled_before_it_began
 from common.errors import Unavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import CONTROL
@@ -47,7 +47,7 @@ class Cancellations:
             # A run is made by cancelling only for a task that exists, if only in the record of its submission.
             tier, priority = orjson.loads(answer)["tier"], None
         cancelled = await self._tasks.cancel(tenant_id, task_id, tier)
-        await self._tell(tenant_id, task_id, priority, cancelled)
+        await self._tell(tenant_id, task_id, tier, priority, cancelled)
         return cancelled.status
 
     async def abandon(self, tenant_id: UUID, task_id: UUID) -> None:
@@ -57,12 +57,15 @@ class Cancellations:
         except Unavailable as error:
             _log.warning("task.not_abandoned", task_id=str(task_id), error=repr(error))
 
-    async def _tell(self, tenant_id: UUID, task_id: UUID, priority: int | None, cancelled: Cancelled) -> None:
+    async def _tell(
+        self, tenant_id: UUID, task_id: UUID, tier: str, priority: int | None, cancelled: Cancelled
+    ) -> None:
         try:
             if cancelled.status == "cancelling":
                 await self._ring(tenant_id, task_id)
             elif cancelled.decided:
-                await self._end(tenant_id, task_id, priority, cancelled.fence)
+                end = cancelled_before_it_began(task_id, tenant_id, tier, cancelled.fence, now())
+                await self._end(end, priority)
         except Unavailable as error:
             # The decision is durable: workers find it with their next call, streams with their next look.
             _log.info("cancel.untold", task_id=str(task_id), error=repr(error))
@@ -71,9 +74,8 @@ class Cancellations:
         bell = CancelRequested(task_id=task_id, tenant_id=tenant_id)
         await self._publisher.publish(CONTROL, "", bell, subject=task_id, stable_id=str(task_id))
 
-    async def _end(self, tenant_id: UUID, task_id: UUID, priority: int | None, fence: int) -> None:
+    async def _end(self, end: RunFinished, priority: int | None) -> None:
         """It will never run: nobody else ends its stream and frees its place."""
-        done = StreamEvent(fence=fence, seq=1, type="done", at=now(), data={"status": "cancelled"})
-        await streams.append(self._redis, streams.key(tenant_id, task_id), [done], create=True)
+        await streams.append(self._redis, streams.key(end.tenant_id, end.task_id), end.events, create=True)
         for one in admission.PRIORITIES if priority is None else (priority,):
-            await admission.release(self._redis, tenant_id, task_id, one)
+            await admission.release(self._redis, end.tenant_id, end.task_id, one)

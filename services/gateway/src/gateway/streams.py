@@ -19,6 +19,7 @@ import structlog
 from common import streams as log
 from common.contracts import RunFinished
 from common.contracts.events import BEGINNING, EventId, StreamEvent
+from common.contracts.runs import cancelled_before_it_began
 from common.errors import CacheUnavailable, StoreUnavailable
 from common.redis import Client
 from gateway.hub import Hub, Subscription
@@ -220,15 +221,14 @@ class _Reader:
         self._sequence.add(StreamEvent.model_construct(**dict(row)) for row in rows)
         if state is not None and state.ended:
             self._over, self._final = True, state.status
-            self._sequence.add(_last_events(state))
+            self._sequence.add(_last_events(self._tenant_id, self._task_id, state))
 
 
-def _last_events(state: State) -> tuple[StreamEvent, ...]:
+def _last_events(tenant_id: UUID, task_id: UUID, state: State) -> tuple[StreamEvent, ...]:
     """The end of a run as the run itself keeps it, which is before anybody has recorded it."""
     if state.outcome is not None:
         return RunFinished.decode(state.outcome).events
     if state.run_status == "cancelled":
-        # It never ran: this is the one event it has.
         at = state.finished_at or datetime.now(UTC)
-        return (StreamEvent(fence=state.fence, seq=1, type="done", at=at, data={"status": "cancelled"}),)
+        return cancelled_before_it_began(task_id, tenant_id, state.tier, state.fence, at).events
     return ()

@@ -18,14 +18,15 @@ _CHECK_SECONDS = 1.0
 
 _SUBMITTED = "SELECT tier, status, request_hash, submitted_at FROM history.tasks WHERE task_id = $1"
 
-# What is charged is told once all of it is: a finished task without an unsettled hold.
+# What is charged is told once every call of a finished task is accounted for. A hold in doubt is not waited for: its
+# worker died in the call, and unless the record turns up after all the platform pays for it.
 _VIEW = """
 SELECT q.task_id, coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
        t.user_id, t.priority, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message, t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
        (SELECT coalesce(sum(u.charge), 0) FROM billing.usage u WHERE u.task_id = q.task_id) AS charged,
-       EXISTS (SELECT FROM billing.holds h WHERE h.task_id = q.task_id AND h.state IN ('open', 'in_doubt')) AS unsettled
+       EXISTS (SELECT FROM billing.holds h WHERE h.task_id = q.task_id AND h.state = 'open') AS unsettled
 """
 _ONE = f"""{_VIEW}
 FROM (SELECT $1::uuid AS task_id) q

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -68,3 +69,21 @@ class RunFinished(Contract):
     events: tuple[StreamEvent, ...] = Field(default=(), description="the log since the last step boundary, with `done`")
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime
+
+
+def cancelled_before_it_began(task_id: UUID, tenant_id: UUID, tier: str, fence: int, at: datetime) -> RunFinished:
+    """The end of a task that never ran: the same, whoever has to tell of it."""
+    error = RunError(type="cancelled", message="the task was cancelled before it began")
+    done = StreamEvent(
+        fence=fence, seq=1, type="done", at=at, data={"status": "cancelled", "error": error.model_dump()}
+    )
+    return RunFinished(
+        task_id=task_id,
+        tenant_id=tenant_id,
+        tier=tier,
+        fence=fence,
+        status="cancelled",
+        error=error,
+        events=(done,),
+        finished_at=at,
+    )
