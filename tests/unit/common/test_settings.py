@@ -48,11 +48,10 @@ def test_secrets_are_read_from_files_and_the_environment_wins(monkeypatch: pytes
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("LANEWAY_POSTGRES_DSN")
     monkeypatch.delenv("LANEWAY_RABBIT_URL")
-    sentences = _sentences(capsys)
-    assert len(sentences) == 2
-    for name, sentence in zip(("LANEWAY_RABBIT", "LANEWAY_POSTGRES"), sentences, strict=True):
-        assert sentence.startswith(name)
-        assert "is not set" in sentence
+    assert [sentence.partition(" ")[0] for sentence in _sentences(capsys)] == [
+        "LANEWAY_RABBIT_URL",
+        "LANEWAY_POSTGRES_DSN",
+    ]
 
 
 def test_one_field_that_is_missing_is_named(

@@ -97,10 +97,19 @@ def load(settings: type[SettingsT]) -> SettingsT:
         return settings()
     except ValidationError as error:
         for detail in error.errors():
-            sys.stderr.write(f"{_sentence(detail['loc'], detail['type'], detail['msg'])}\n")
+            for location in _variables(settings, detail["loc"]):
+                sys.stderr.write(f"{_sentence(location, detail['type'], detail['msg'])}\n")
     except SettingsError as error:
         sys.stderr.write(f"The settings cannot be read: {error}.\n")
     raise SystemExit(_EXIT_USAGE)
+
+
+def _variables(settings: type[BaseSettings], location: tuple[int | str, ...]) -> list[tuple[int | str, ...]]:
+    """Of a group that is missing as a whole: the fields that it cannot do without, which are what can be set."""
+    group = settings.model_fields[str(location[0])].annotation if len(location) == 1 else None
+    if not (isinstance(group, type) and issubclass(group, BaseModel)):
+        return [location]
+    return [(*location, name) for name, field in group.model_fields.items() if field.is_required()] or [location]
 
 
 def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
