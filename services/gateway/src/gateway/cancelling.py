@@ -33,7 +33,7 @@ class Cancellations:
     async def cancel(self, tenant_id: UUID, task_id: UUID) -> str | None:
         """What is true of the task now: `cancelled`, `cancelling`, or the end it had before; None where there is none.
 
-        Raises `StoreUnavailable`: then nothing was cancelled.
+        Raises `StoreUnavailable` or `CacheUnavailable`: then nothing was cancelled.
         """
         state = await self._tasks.state(tenant_id, task_id)
         if state is not None and state.ended:

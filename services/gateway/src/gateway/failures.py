@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from common.errors import LaneFull, Unavailable
 from gateway import problems
-from gateway.problems import Kind, Problem, render
+from gateway.problems import Problem, render
 
 _log = structlog.get_logger(__name__)
 _RETRY_SECONDS = "2"
@@ -57,18 +57,12 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    kind = problems.LANE_FULL if isinstance(error, LaneFull) else problems.UNAVAILABLE
     _log.warning("request.unavailable", path=request.url.path, error=repr(error))
-    return render(unavailable(kind), request.url.path)
-
-
-def unavailable(kind: Kind = problems.UNAVAILABLE) -> Problem:
-    """A server we depend on is away; which one is for our log, not for the client."""
-    detail = "A lane is full." if kind is problems.LANE_FULL else "A server this request needs did not answer in time."
-    return kind.problem(
-        f"{detail} Nothing was accepted; a retry with the same Idempotency-Key is safe.",
-        headers={"Retry-After": _RETRY_SECONDS},
-    )
+    kind = problems.LANE_FULL if isinstance(error, LaneFull) else problems.UNAVAILABLE
+    # Which server is away is for our log, not for the client.
+    detail = "The lane takes no more tasks now." if isinstance(error, LaneFull) else "A server did not answer in time."
+    safe = "Nothing was accepted; a retry with the same Idempotency-Key is safe." if request.method == "POST" else ""
+    return render(kind.problem(f"{detail} {safe}".strip(), headers={"Retry-After": _RETRY_SECONDS}), request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

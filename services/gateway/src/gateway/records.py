@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import structlog
-
 from common.admission import record_key
-from common.errors import CacheUnavailable
 from gateway.pipelining import Pipelined
-
-_log = structlog.get_logger(__name__)
 
 
 class Records:
-    """Reads them; a Redis that is away knows of none."""
+    """Reads them."""
 
     def __init__(self, redis: Pipelined) -> None:
         self._redis = redis
 
     async def answer(self, tenant_id: UUID, task_id: UUID) -> bytes | None:
-        """The body of the task's 202."""
-        try:
-            found: bytes | None = await self._redis.execute("HGET", record_key(tenant_id, task_id), "answer")
-        except CacheUnavailable as error:
-            _log.info("record.unread", task_id=str(task_id), error=repr(error))
-            return None
+        """The body of the task's 202, or None where there is none, or no more.
+
+        Raises `CacheUnavailable`: then nobody can say that there is no such task.
+        """
+        found: bytes | None = await self._redis.execute("HGET", record_key(tenant_id, task_id), "answer")
         return found

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.contracts.events import BEGINNING, EventId
+from common.errors import CacheUnavailable
 from gateway.background import Background
 from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, stream_parameters, task_body
@@ -68,10 +69,14 @@ def following(principals: Principals, tasks: Tasks, records: Records, streams: S
 
     async def _known(tenant_id: UUID, task_id: UUID) -> State | None:
         """What the record says of the task; None for one that was submitted lately. Raises `Problem`: none such."""
-        if await records.answer(tenant_id, task_id) is not None:
-            return None
-        state = await tasks.state(tenant_id, task_id)
-        if state is None:
+        try:
+            if await records.answer(tenant_id, task_id) is not None:
+                return None
+        except CacheUnavailable:
+            if (state := await tasks.state(tenant_id, task_id)) is None:
+                raise
+            return state
+        if (state := await tasks.state(tenant_id, task_id)) is None:
             raise no_such_task()
         return state
 

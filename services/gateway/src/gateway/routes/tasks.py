@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.contracts.runs import Status
+from common.errors import CacheUnavailable
 from gateway import problems
 from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, task_body
@@ -87,7 +88,12 @@ def reading(principals: Principals, tasks: Tasks, records: Records, cancellation
         if row is not None and row["submitted_at"] is not None:
             return Json(task_view(row))
         # Not recorded yet: what was answered at submission, and how far the run is by now.
-        answer = await records.answer(principal.tenant_id, known)
+        try:
+            answer = await records.answer(principal.tenant_id, known)
+        except CacheUnavailable:
+            if row is None:
+                raise
+            answer = None
         if answer is None and row is None:
             raise no_such_task()
         return Json(unrecorded_view(answer, row))
