@@ -1,0 +1,149 @@
+"""docker-compose.yml, the images and the configuration files, held to the code that they start."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from agent_worker.settings import WorkerSettings
+from billing.settings import BillingSettings
+from common.messaging import apply
+from common.settings import ServiceSettings
+from deploy.local import compose
+from deploy.migrations.__main__ import MigrateSettings
+from deploy.seed import SeedSettings
+from gateway.limits import MAX_BODY
+from gateway.settings import Settings as GatewaySettings
+from persister.settings import PersisterSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "docker-compose.yml").read_text()
+FILE: dict[str, Any] = yaml.safe_load(TEXT)
+EXAMPLE = (ROOT / ".env.example").read_text()
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "gateway": GatewaySettings,
+    "agent-worker": WorkerSettings,
+    "persister": PersisterSettings,
+    "billing": BillingSettings,
+    "topology": apply.ApplySettings,
+    "migrate": MigrateSettings,
+    "seed": SeedSettings,
+}
+DECIDED_BY_THE_IMAGE = {
+    "LANEWAY_HEALTH_HOST",
+    "LANEWAY_HEALTH_PORT",
+    "LANEWAY_HTTP_HOST",
+    "LANEWAY_HTTP_PORT",
+    "LANEWAY_CATALOGUE_DIR",
+    "LANEWAY_RABBIT_USER_PREFIX",  # for tests that share a broker
+}
+JOBS = {"topology", "migrate", "seed"}
+
+
+def settings_of(model: type[BaseModel], prefix: str = "LANEWAY") -> Iterator[str]:
+    """The names of all environment variables that the settings read."""
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}_{name.upper()}"
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        group = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+        yield from settings_of(group, variable) if group else [variable]
+
+
+def handed_to(service: str) -> set[str]:
+    """What the file hands to a service, by environment or as a secret file."""
+    definition = FILE["services"][service]
+    files = {Path(entry["target"]).name.upper() for entry in definition.get("configs", ())}
+    return set(definition.get("environment", {})) | files
+
+
+@pytest.mark.parametrize("service", SETTINGS.keys() - JOBS)
+def test_every_setting_of_a_service_can_be_set(service: str) -> None:
+    assert set(settings_of(SETTINGS[service])) - DECIDED_BY_THE_IMAGE <= handed_to(service)
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_nothing_is_handed_to_a_service_that_it_does_not_read(service: str) -> None:
+    assert handed_to(service) <= set(settings_of(SETTINGS[service]))
+
+
+def test_the_example_lists_every_variable_with_a_comment_above_its_group() -> None:
+    passed_through = {name for each in FILE["services"].values() for name in each.get("environment", {})}
+    ours = {name for name in passed_through if name.startswith("LANEWAY_")} - {"LANEWAY_RABBIT_VHOST"}
+    wanted = ours | set(re.findall(r"\$\{(\w+)", TEXT))
+    listed = set(re.findall(r"^#?(\w+)=", EXAMPLE, re.MULTILINE))
+    assert listed == wanted | {"COMPOSE_PROFILES", "PIP_INDEX_URL", "UV_DEFAULT_INDEX"}
+
+
+def test_passwords_have_no_default_and_their_absence_is_said_in_words() -> None:
+    demanded = set(re.findall(r"\$\{(\w+):\?set it, see \.env\.example\}", TEXT))
+    assert demanded == set(compose.SECRET_NAMES)
+    secret = re.compile(r"(PASSWORD|KEY)\w*:?-")
+    assert not [name for name in re.findall(r"\$\{([^}]+)\}", TEXT) if secret.search(name)]
+    assert not re.search(r"^LANEWAY_\w*(PASSWORD|ADMIN_KEY)\w*=.+", EXAMPLE, re.MULTILINE)
+
+
+def test_no_environment_variable_carries_a_password() -> None:
+    for service, definition in FILE["services"].items():
+        for name, value in definition.get("environment", {}).items():
+            assert "PASSWORD" not in str(value), f"{service}: {name}"
+
+
+def test_the_simulator_is_set_up_as_the_example_says() -> None:
+    assert all(f"#{name}={value}\n" in EXAMPLE for name, value in compose.SIMULATED.items())
+    assert FILE["services"]["simulator"]["profiles"] == [compose.SIMULATED["COMPOSE_PROFILES"]]
+
+
+def test_services_scale() -> None:
+    for name, definition in FILE["services"].items():
+        assert "container_name" not in definition, name
+        published = bool(definition.get("ports"))
+        assert published == (name in {"nginx", "rabbitmq"}), name
+        assert all(port["host_ip"] == "127.0.0.1" for port in definition.get("ports", ())), name
+
+
+def test_all_but_jobs_are_watched_limited_and_restarted() -> None:
+    for name, definition in FILE["services"].items():
+        assert "memory" in definition["deploy"]["resources"]["limits"], name
+        assert definition["restart"] == ("no" if name in JOBS else "unless-stopped"), name
+        assert ("healthcheck" in definition) == (name not in JOBS), name
+
+
+def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
+    (grace,) = re.findall(r"LANEWAY_WORKER_STOP_GRACE:-(\d+)s", TEXT)
+    assert int(grace) >= WorkerSettings.model_fields["grace_seconds"].default + 10
+
+
+def test_a_body_that_is_a_little_too_large_reaches_the_gateway() -> None:
+    (kilobytes,) = re.findall(r"client_max_body_size (\d+)k;", (ROOT / "deploy/nginx/nginx.conf").read_text())
+    assert MAX_BODY < int(kilobytes) * 1024 < 2 * MAX_BODY
+
+
+def test_the_shown_definitions_are_those_that_the_job_applies(tmp_path: Path) -> None:
+    exported = tmp_path / "definitions.json"
+    assert apply.main(["--export", str(exported), "--catalogue", str(ROOT / "deploy/catalogue")]) == 0
+    shown = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text())
+    assert shown == json.loads(exported.read_text()), (
+        "run: .venv/bin/python -m common.messaging.apply --export deploy/rabbitmq/definitions.json"
+    )
+
+
+def test_every_image_of_the_file_can_be_built() -> None:
+    built = {each["build"]["args"]["SERVICE"] for each in FILE["services"].values() if "build" in each}
+    assert built == set(re.findall(r"^FROM runtime AS run-(\S+)", DOCKERFILE, re.MULTILINE))
+    assert built == set(re.findall(r"^FROM tools AS for-(\S+)", DOCKERFILE, re.MULTILINE))
+
+
+def test_images_are_built_by_the_same_uv_as_the_virtual_environment() -> None:
+    (version,) = re.findall(r"^UV_VERSION=(\S+)", (ROOT / "deploy/local/setup.sh").read_text(), re.MULTILINE)
+    assert f"uv=={version}\n" in DOCKERFILE
+
+
+def test_the_base_images_are_those_that_are_looked_for() -> None:
+    named = {each["image"] for each in FILE["services"].values()} | {"python:3.13-slim"}
+    assert {image for image in named if not image.startswith("laneway/")} == set(compose.IMAGES)
