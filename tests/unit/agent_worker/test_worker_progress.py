@@ -119,3 +119,13 @@ def test_the_first_token_of_an_answer_is_urgent_and_the_others_are_not() -> None
     assert sink.urgent == [True, True, False, True, True]
     data: list[dict[str, Any]] = [event.data for event in log.not_durable()]
     assert data == [{}, {"text": "a"}, {"text": "b"}, {}, {"text": "c"}]
+
+
+def test_tokens_that_nobody_writes_become_events_of_a_bounded_size() -> None:
+    log = RunLog("log", 1, Ignoring())
+    for _ in range(1000):
+        log.token("x" * 100)
+    sizes = [len(event.data["text"]) for event in log.not_durable()]
+    assert sum(sizes) == 100_000
+    assert max(sizes) < 10_000
+    assert log.bytes_not_durable > 100_000

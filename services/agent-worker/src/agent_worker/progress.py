@@ -12,6 +12,8 @@ from common.contracts.events import EventId, EventType, StreamEvent
 
 # While Redis is away the log keeps so many events for it that PostgreSQL has; readers get older ones from there.
 _KEPT_FOR_REDIS = 5_000
+# Tokens become an event at this many characters, however slow the writer is.
+_LONGEST_TOKEN_TEXT = 8_192
 # What an event has beside its data.
 _BYTES_PER_EVENT = 128
 
@@ -33,6 +35,7 @@ class RunLog:
         self._sink = sink
         self._seq = 0
         self._tokens: list[str] = []
+        self._waiting = 0
         self._kept: list[StreamEvent] = []
         self._written = 0
         self._durable = 0
@@ -53,6 +56,9 @@ class RunLog:
     def token(self, text: str) -> None:
         """Add a piece of the answer; pieces that come close together become one event, the first goes at once."""
         self._tokens.append(text)
+        self._waiting += len(text)
+        if self._waiting >= _LONGEST_TOKEN_TEXT:
+            self.join_tokens()
         self._sink.notice(self, urgent=not self._kept or self._kept[-1].type != "token")
 
     def join_tokens(self) -> None:
@@ -60,6 +66,7 @@ class RunLog:
         if self._tokens:
             text = "".join(self._tokens)
             self._tokens.clear()
+            self._waiting = 0
             self._add("token", {"text": text}, now())
 
     def not_durable(self) -> tuple[StreamEvent, ...]:

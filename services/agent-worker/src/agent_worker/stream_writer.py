@@ -78,7 +78,11 @@ class StreamWriter:
                     events = log.not_written()
                     if not events:
                         continue
-                    arguments = streams.append_arguments(events, create=log.may_create)
+                    try:
+                        arguments = streams.append_arguments(events, create=log.may_create)
+                    except (TypeError, ValueError) as error:  # one run's fault is not to stop the others' streams
+                        _log.error("stream.unwritable", log=log.key, error=repr(error))
+                        continue
                     await self._script(keys=[log.key], args=arguments, client=pipeline)
                     sent.append((log, events[-1].seq))
                 answers = await pipeline.execute(raise_on_error=True) if sent else []
