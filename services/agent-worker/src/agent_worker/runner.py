@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -62,8 +63,11 @@ class Runner:
         """`on_run` is told of each run that begins, and with None when it is over."""
         self._equipment = equipment
         self._on_run = on_run
-        self.draining = False
-        """No run is begun any more: what waits for one goes to another worker."""
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Begin no run any more: what waits for one goes to another worker."""
+        self._draining.set()
 
     async def run(self, task: TaskSubmitted) -> Disposition:
         """Bring the task to its end, or to another worker; what is to become of the delivery."""
@@ -88,14 +92,16 @@ class Runner:
         """
         equipment = self._equipment
         least = _AFTER_LEASE_SECONDS  # grows, for a clock that is ahead of the database's would make this a spin
-        while not self.draining:
+        while not self._draining.is_set():
             found = await until_available(
                 lambda: equipment.repository.acquire(task.task_id, task.tenant_id, task.tier, equipment.worker)
             )
             if found.decision != "leased":
                 return found
             left = (found.lease_until - now()).total_seconds() if found.lease_until else 0.0
-            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(least, left + _AFTER_LEASE_SECONDS)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_LONGEST_WAIT_SECONDS, max(least, left + _AFTER_LEASE_SECONDS))):
+                    await self._draining.wait()
             least = min(_LONGEST_SPIN_SECONDS, least * 2)
         return None
 

@@ -132,7 +132,7 @@ class Supervisor:
     async def drain(self, grace: float) -> None:
         """Let runs finish for so many seconds, then give the rest back, and in the end drop what waits for a server."""
         if self.runner is not None:
-            self.runner.draining = True
+            self.runner.drain()
         await self._none_left(grace)
         for run in list(self._runs.values()):
             run.stop(StopReason.DRAINING)
