@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx2
 import pytest
 
+from tests.integration.agent_worker.world import World, world_of
 from tests.servers import Servers
 from tests.stage import Stage, staged
 
@@ -36,4 +37,10 @@ async def control(simulator: str) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture(scope="session")
 def stage(servers: Servers) -> Iterator[Stage]:
     with staged(servers) as made:
+        yield made
+
+
+@pytest.fixture
+async def world(stage: Stage, simulator: str) -> AsyncIterator[World]:
+    async with world_of(stage, simulator) as made:
         yield made

@@ -1,0 +1,222 @@
+"""Runs that are cut: cancelled, drained, lost; and what is accounted for and kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx2
+import pytest
+
+from agent_worker.providers.anthropic import AnthropicMessages
+from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, TransientError
+from agent_worker.resilience.retry import Retry
+from agent_worker.run import StopReason
+from tests.integration.agent_worker.world import Played, World
+
+COMPUTE = (TextDelta("Let me see. "), ToolCall("c1", "calculator", {"expression": "2 * 21"}))
+ANSWER = (TextDelta("It is "), TextDelta("42."))
+
+
+class HeldAt(Played):
+    """Holds back every call from a step on."""
+
+    def __init__(self, step: int, *answers: Any) -> None:
+        super().__init__(*answers, hold=True)
+        self._step = step
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        if sum(turn.role == "assistant" for turn in request.turns) + 1 < self._step:
+            self.go.set()
+            async for piece in super().stream(request, meter):
+                yield piece
+            self.go.clear()
+        else:
+            async for piece in super().stream(request, meter):
+                yield piece
+
+
+async def test_a_task_that_is_cancelled_before_it_runs(world: World) -> None:
+    provider, task = Played(ANSWER), world.task()
+    assert await world.cancel(task, bell=False) == "cancelled"
+    await world.worker(provider)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id)
+    assert (end.status, [event.type for event in end.events], provider.requests) == ("cancelled", ["done"], [])
+
+
+@pytest.mark.parametrize("bell", [True, False], ids=["by the bell", "by the lease's renewal"])
+async def test_a_running_model_call_is_cut_within_a_second(
+    world: World, control: httpx2.AsyncClient, bell: bool
+) -> None:
+    provider = AnthropicMessages("any", world.simulator, httpx2.Timeout(30.0), 4)
+    task = world.task("[[sim tokens=900 tps=30]] hi", agent="live")
+    worker = await world.worker(live={"messages": provider})
+    await world.submit(task)
+
+    async def streaming() -> bool:
+        return any(event.type == "token" for event in await world.stream(task))
+
+    await world.until(streaming)
+    started = asyncio.get_running_loop().time()
+    assert await world.cancel(task, bell=bell) == "cancelling"
+    end = await world.heard.end(task.task_id)
+    assert asyncio.get_running_loop().time() - started < 1.0
+    await worker.idle()
+    (record,) = world.heard.usage(task.task_id)
+    assert record.estimated
+    assert record.usage.output_tokens > 0
+    assert (end.status, end.usage) == ("cancelled", record.usage)
+
+    async def audited() -> list[dict[str, Any]]:
+        query = {"client_request_id": str(record.attempt_id)}
+        calls: list[dict[str, Any]] = (await control.get("/control/audit", params=query)).json()["calls"]
+        return calls
+
+    await world.until(audited)
+    (call,) = await audited()
+    assert call["outcome"] == "client_gone"
+    assert call["output_tokens"] < 300
+    await provider.close()
+
+
+async def test_a_run_that_waits_for_a_retry_is_cancelled_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Retry, "delay", lambda *_: 60.0)
+    provider, task = Played((TextDelta("a"), TransientError("rate_limited", "later"))), world.task()
+    worker = await world.worker(provider)
+    await world.submit(task)
+
+    async def waiting() -> bool:
+        return any(event.type == "reset" for event in await world.stream(task))
+
+    await world.until(waiting)
+    await world.cancel(task)
+    end = await world.heard.end(task.task_id, deadline=3)
+    await worker.idle()
+    assert end.status == "cancelled"
+    assert len(world.heard.usage(task.task_id)) == 1
+
+
+async def test_a_run_that_waits_for_holds_is_cancelled_at_once(world: World) -> None:
+    # The second call fits only when the first's hold is settled, which nobody does here.
+    provider, task = Played(COMPUTE, ANSWER), world.task(caps={"run_cap_usd": "0.016"}, max_output_tokens=1000)
+    worker = await world.worker(provider)
+    await world.submit(task)
+
+    async def saved() -> bool:
+        return bool(await world.steps(task))
+
+    await world.until(saved)
+    await world.cancel(task)
+    end = await world.heard.end(task.task_id, deadline=3)
+    await worker.idle()
+    assert (end.status, len(provider.requests), end.steps) == ("cancelled", 1, 1)
+
+
+async def test_draining_lets_runs_finish_within_the_grace(world: World) -> None:
+    provider, task = Played(ANSWER, hold=True), world.task()
+    worker = await world.worker(provider)
+    await world.submit(task)
+    await provider.called()
+    draining = asyncio.create_task(worker.supervisor.drain(20))
+    provider.go.set()
+    await draining
+    assert (await world.heard.end(task.task_id)).status == "completed"
+    assert worker.supervisor.held == 0
+
+
+async def test_what_does_not_finish_is_given_back_and_goes_on_elsewhere(world: World) -> None:
+    first, second = HeldAt(2, COMPUTE, ANSWER), Played(COMPUTE, ANSWER)
+    task = world.task()
+    leaving = await world.worker(first, slots=1)
+    await world.submit(task)
+    await first.called(2)  # the first step is over, and it is in the second
+    draining = asyncio.create_task(leaving.supervisor.drain(0.05))
+    await world.worker(second)
+    end = await world.heard.end(task.task_id)
+    await draining
+    assert (end.status, end.output, end.fence, end.attempts) == ("completed", "It is 42.", 2, 1)
+    assert len(second.requests) == 1  # the first step's call was not made again
+    assert [m.role for m in end.messages] == ["assistant", "tool", "assistant"]
+    usage = world.heard.usage(task.task_id)
+    assert sorted(record.estimated for record in usage) == [False, False, True]
+    assert {record.attempt_id for record in usage} == await world.holds(task)
+    events = [event for event in await world.stream(task) if event.fence == 2]
+    assert events[0].type == "reset"
+    last = [event for part in world.heard.progress(task.task_id) for event in part.events][-1]
+    assert events[0].data["after"] == str(last.id)
+
+
+async def test_a_step_that_is_finished_but_not_saved_is_given_back_with_the_run(world: World) -> None:
+    provider, task = Played(COMPUTE, ANSWER), world.task()
+    worker = await world.worker(provider, slots=1)
+    publish, reached = worker.publisher.publish, asyncio.Event()
+
+    async def slow(exchange: str, key: str, contract: Any, **rest: Any) -> None:
+        if key == "run.progressed" and not reached.is_set():
+            reached.set()
+            await asyncio.sleep(0.2)  # the broker takes its time, and the drain comes meanwhile
+        await publish(exchange, key, contract, **rest)
+
+    worker.publisher.publish = slow  # type: ignore[assignment,method-assign]
+    await world.submit(task)
+    await reached.wait()
+    await worker.supervisor.drain(0)
+    assert await world.steps(task) == [1]
+    assert len(provider.requests) == 1
+
+
+async def test_a_draining_worker_begins_nothing(world: World) -> None:
+    provider, other, task = Played(ANSWER, hold=True), Played(ANSWER), world.task()
+    worker = await world.worker(provider)
+    await world.submit(task)
+    await world.submit(task)  # waits in the same process for the first
+    await provider.called()
+
+    async def both_held() -> bool:
+        return worker.supervisor.held == 2
+
+    await world.until(both_held)
+    draining = asyncio.create_task(worker.supervisor.drain(0.05))
+    await world.worker(other)
+    await world.heard.end(task.task_id)
+    await draining
+    assert (len(provider.requests), len(other.requests)) == (1, 1)
+
+
+async def test_a_run_that_is_lost_stops_and_publishes_nothing(world: World) -> None:
+    provider, task = Played(ANSWER, hold=True), world.task()
+    worker = await world.worker(provider)
+    await world.submit(task)
+    await provider.called()
+    await world.owner.execute("UPDATE runtime.runs SET fence = 9, lease_until = now() + interval '1h'")
+
+    async def cut() -> bool:
+        return bool(world.heard.usage(task.task_id))
+
+    await world.until(cut)
+
+    async def forgotten() -> bool:
+        return not worker.supervisor._runs
+
+    await world.until(forgotten)
+    assert world.heard.ends(task.task_id) == []
+    (record,) = world.heard.usage(task.task_id)
+    assert (record.fence, record.estimated) == (1, True)
+    assert (await world.run_row(task))["status"] == "running"
+
+
+async def test_redis_tells_a_run_that_it_was_fenced_off(world: World) -> None:
+    provider, task = HeldAt(2, COMPUTE, ANSWER), world.task()
+    worker = await world.worker(provider, lease=60)
+    await world.submit(task)
+    await provider.called(2)
+    (run,) = worker.supervisor._runs.values()
+    await world.state.xadd(run.log.key, {"e": "{}"}, id="7-1")
+    run.log.emit("usage", {})
+
+    async def stopped() -> bool:
+        return run._stop_reason is StopReason.LOST
+
+    await world.until(stopped)

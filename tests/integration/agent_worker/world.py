@@ -1,0 +1,351 @@
+"""Workers on real servers, the queues that hear them, and the tasks they are given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import aio_pika
+import httpx2
+from pydantic import SecretStr
+
+from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
+from agent_worker.providers.scripted import Scripted
+from agent_worker.repository import RunRepository
+from agent_worker.resilience.retry import Retry
+from agent_worker.runner import Equipment, Runner
+from agent_worker.settings import ProviderAccess, WorkerSettings
+from agent_worker.stream_writer import StreamWriter
+from agent_worker.supervisor import Supervisor
+from agent_worker.telemetry import Observed
+from agent_worker.tools.builtin import builtin_tools, toolboxes
+from common import postgres, redis, streams
+from common.catalogue import Agent, Catalogue, Model, Price, Tier
+from common.contracts import CancelRequested, Contract, RunFinished, RunProgressed, TaskSubmitted, UsageRecorded
+from common.contracts.base import now
+from common.contracts.events import BEGINNING, StreamEvent
+from common.contracts.tasks import InputMessage
+from common.lifecycle import stop
+from common.messaging.connection import Broker
+from common.messaging.consumer import consuming, hearing_control
+from common.messaging.publisher import Publisher, publisher
+from common.messaging.settlement import Disposition, RabbitDelivery
+from common.messaging.topology import BILLING_QUEUE, CONTROL, DEAD_TASKS_QUEUE, PERSISTER_QUEUE, TASKS, lane
+from common.postgres import Pool
+from common.redis import Client
+from common.settings import Redis
+from tests.stage import CATALOGUE, Stage, eventually
+
+LANE = lane("free")
+Said = Sequence[TextDelta | ToolCall | ProviderError]
+PRICED = Price(provider="anthropic", model="claude-haiku-4-5")
+
+
+def model(name: str, api: Any, provider: Any = "anthropic") -> Model:
+    """A model that one of the tests' providers serves; the books only look at its name and its provider's."""
+    return Model(
+        name=name, provider=provider, api=api, window=200_000, max_output=64_000, price=PRICED, **{"class": "simple"}
+    )
+
+
+MODELS = (
+    model("claude-haiku-4-5", "scripted"),
+    model("gpt-5.4-mini", "messages", "openai"),
+    model("no-price", "scripted"),
+)
+AGENTS = (
+    Agent(name="default", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
+    Agent(name="live", version=1, system="Be brief.", model="gpt-5.4-mini", tools=("calculator",)),
+    Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
+)
+TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
+TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=AGENTS)
+
+
+class Played:
+    """A scripted provider that counts its calls, and holds each back until it is let go."""
+
+    name = "anthropic"
+
+    def __init__(self, *answers: Said, hold: bool = False) -> None:
+        self.answers = answers
+        self.requests: list[ModelRequest] = []
+        self.go = asyncio.Event()
+        if not hold:
+            self.go.set()
+
+    def script(self, request: ModelRequest) -> Said:
+        """The answer to the step that the request is in."""
+        rounds = sum(turn.role == "assistant" for turn in request.turns)
+        return self.answers[min(rounds, len(self.answers) - 1)]
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """See `Provider.stream`."""
+        self.requests.append(request)
+        meter.accepted = True
+        await self.go.wait()
+        async for piece in Scripted(self.script).stream(request, meter):
+            yield piece
+
+    async def close(self) -> None:
+        """See `Provider.close`."""
+
+    async def called(self, times: int = 1) -> None:
+        """Wait for so many calls."""
+
+        async def enough() -> bool:
+            return len(self.requests) >= times
+
+        await eventually(enough)
+
+
+@dataclass
+class Heard:
+    """What the workers published, by task; and what died."""
+
+    bodies: dict[UUID, list[tuple[Contract, bytes]]] = field(default_factory=lambda: defaultdict(list))
+    dead: list[RabbitDelivery] = field(default_factory=list)
+
+    def take(self, delivery: RabbitDelivery) -> None:
+        """A message of the persister's or billing's queue."""
+        contract = delivery.decode()
+        task_id: UUID = contract.task_id  # type: ignore[attr-defined]
+        self.bodies[task_id].append((contract, delivery.message.body))
+        asyncio.ensure_future(delivery.settle(Disposition.DONE))  # noqa: RUF006 - the broker keeps it otherwise
+
+    def bury(self, delivery: RabbitDelivery) -> None:
+        """A dead letter."""
+        self.dead.append(delivery)
+        asyncio.ensure_future(delivery.settle(Disposition.DONE))  # noqa: RUF006 - as above
+
+    def ends(self, task_id: UUID) -> list[tuple[RunFinished, bytes]]:
+        """How often, and how, a task ended."""
+        return [(c, body) for c, body in self.bodies[task_id] if isinstance(c, RunFinished)]
+
+    def usage(self, task_id: UUID) -> list[UsageRecorded]:
+        """Its calls."""
+        return [c for c, _ in self.bodies[task_id] if isinstance(c, UsageRecorded)]
+
+    def progress(self, task_id: UUID) -> list[RunProgressed]:
+        """Its steps' events."""
+        return [c for c, _ in self.bodies[task_id] if isinstance(c, RunProgressed)]
+
+    async def end(self, task_id: UUID, deadline: float = 15.0) -> RunFinished:
+        """The first end of the task."""
+
+        async def ended() -> list[tuple[RunFinished, bytes]]:
+            return self.ends(task_id)
+
+        return (await eventually(ended, deadline))[0][0]
+
+
+@dataclass
+class Worker:
+    """One worker process's insides."""
+
+    supervisor: Supervisor
+    repository: RunRepository
+    runner: Runner
+    publisher: Publisher
+    leases: asyncio.Task[None]
+    acquisitions: list[UUID] = field(default_factory=list)
+
+    async def idle(self) -> None:
+        """Wait until it holds nothing."""
+
+        async def nothing() -> bool:
+            return self.supervisor.held == 0
+
+        await eventually(nothing)
+
+
+@dataclass
+class World:
+    """The servers of one test."""
+
+    stage: Stage
+    simulator: str
+    owner: Pool
+    state: Client
+    redis_url: str
+    gateway: Publisher
+    heard: Heard
+    stack: AsyncExitStack
+
+    async def worker(
+        self,
+        provider: Provider | None = None,
+        *,
+        lease: float = 1.0,
+        slots: int = 4,
+        postgres_port: int | None = None,
+        rabbit_port: int | None = None,
+        live: Mapping[str, Provider] | None = None,
+        max_attempts: int = 5,
+        heartbeat: int = 15,
+    ) -> Worker:
+        """A worker that serves the free lane until the test ends."""
+        settings = WorkerSettings(
+            rabbit=self.stage.rabbit("agent-worker").model_copy(
+                update={"url": _through(self.stage.rabbit("agent-worker").url, rabbit_port), "publish_timeout": 1.0}
+            ),
+            postgres=self.stage.postgres("laneway_worker").model_copy(
+                update={"dsn": _through(self.stage.postgres("laneway_worker").dsn, postgres_port), "timeout": 1.0}
+            ),
+            redis=Redis(state_url=SecretStr(self.redis_url), cache_url=SecretStr(self.redis_url)),
+            catalogue={"dir": CATALOGUE},
+            anthropic=ProviderAccess(api_key=SecretStr("any"), base_url=self.simulator),
+            slots=slots,
+            lease_seconds=lease,
+            max_attempts=max_attempts,
+        )
+        enter = self.stack.enter_async_context
+        pool = await enter(postgres.pool(settings.postgres, "test-worker"))
+        publish = await enter(publisher(settings.rabbit, "agent-worker"))
+        broker = await enter(Broker(settings.rabbit, "agent-worker/consume"))
+        repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=lease))
+        supervisor = Supervisor(repository, lease)
+        writer = StreamWriter(self.state, supervisor.fenced_off)
+        providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
+        equipment = Equipment(
+            settings=settings,
+            worker=f"w-{uuid4().hex[:6]}",
+            catalogue=TEST_CATALOGUE,
+            providers={api: Observed(p) for api, p in providers.items()},
+            toolboxes=toolboxes(TEST_CATALOGUE, builtin_tools()),
+            repository=repository,
+            publisher=publish,
+            writer=writer,
+            redis=self.state,
+            retry=Retry(base=0.01),
+        )
+        supervisor.runner = Runner(equipment, supervisor.note_run)
+        tasks = [asyncio.create_task(supervisor.keep_leases()), asyncio.create_task(writer.run())]
+        made = Worker(supervisor, repository, supervisor.runner, publish, tasks[0])
+        _count(repository, made.acquisitions)
+        self.stack.push_async_callback(stop, *tasks)
+        self.stack.push_async_callback(supervisor.drain, 0)
+        await enter(hearing_control(broker, f"worker-{uuid4().hex[:12]}", supervisor.hear))
+        await enter(consuming(broker, LANE, prefetch=slots, on_delivery=supervisor.start))
+        return made
+
+    async def submit(self, task: TaskSubmitted) -> None:
+        """As the gateway does."""
+        await self.gateway.publish(TASKS, task.tier, task, subject=task.task_id, stable_id=str(task.task_id))
+
+    async def cancel(self, task: TaskSubmitted, *, bell: bool = True) -> str:
+        """As the gateway does; without the bell only the lease's renewal tells."""
+        row = await self.owner.fetchrow(
+            "SELECT * FROM runtime.cancel($1, $2, $3)", task.task_id, task.tenant_id, "free"
+        )
+        if bell:
+            contract = CancelRequested(task_id=task.task_id, tenant_id=task.tenant_id)
+            await self.gateway.publish(CONTROL, "", contract, subject=task.task_id, stable_id=str(task.task_id))
+        assert row is not None
+        return str(row["status"])
+
+    def task(self, text: str = "hello", **changes: Any) -> TaskSubmitted:
+        """A task of a new tenant in the free lane."""
+        caps = changes.pop("caps", {})
+        values: dict[str, Any] = {
+            "task_id": uuid4(),
+            "tenant_id": self.stage.new_tenant(**caps),
+            "tier": "free",
+            "level": 30,
+            "priority": 5,
+            "agent": "default",
+            "input": (InputMessage(role="user", content=text),),
+            "request_hash": "",
+            "submitted_at": now(),
+        }
+        return TaskSubmitted(**{**values, **changes})
+
+    async def run_row(self, task: TaskSubmitted) -> dict[str, Any]:
+        """The run as PostgreSQL has it."""
+        row = await self.owner.fetchrow("SELECT * FROM runtime.runs WHERE task_id = $1", task.task_id)
+        return dict(row) if row is not None else {}
+
+    async def steps(self, task: TaskSubmitted) -> list[int]:
+        """The steps that are saved."""
+        rows = await self.owner.fetch("SELECT step FROM runtime.steps WHERE task_id = $1 ORDER BY 1", task.task_id)
+        return [row["step"] for row in rows]
+
+    async def holds(self, task: TaskSubmitted) -> set[UUID]:
+        """The attempts for which money was held."""
+        rows = await self.owner.fetch("SELECT attempt_id FROM billing.holds WHERE task_id = $1", task.task_id)
+        return {row["attempt_id"] for row in rows}
+
+    async def stream(self, task: TaskSubmitted) -> list[StreamEvent]:
+        """The log in Redis."""
+        return await streams.read(self.state, streams.key(task.tenant_id, task.task_id), BEGINNING, 100_000)
+
+    async def until(self, condition: Callable[[], Awaitable[object]], deadline: float = 15.0) -> None:
+        """Wait for it."""
+        await eventually(condition, deadline)
+
+
+def _count(repository: RunRepository, acquisitions: list[UUID]) -> None:
+    acquire = repository.acquire
+
+    async def counted(task_id: UUID, *rest: Any) -> Any:
+        acquisitions.append(task_id)
+        return await acquire(task_id, *rest)
+
+    repository.acquire = counted  # type: ignore[assignment,method-assign]
+
+
+def _through(address: SecretStr, port: int | None) -> SecretStr:
+    if port is None:
+        return address
+    parts = urlsplit(address.get_secret_value())
+    user = parts.netloc.rpartition("@")[0]
+    return SecretStr(parts._replace(netloc=f"{user}@127.0.0.1:{port}").geturl())
+
+
+@asynccontextmanager
+async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
+    """A world with empty queues; its workers are drained when it ends."""
+    _purge(stage)
+    redis_url = stage.servers.redis_state_url
+    async with AsyncExitStack() as base, AsyncExitStack() as stack:
+        enter = base.enter_async_context
+        heard = Heard()
+        for service, queues in (("persister", (PERSISTER_QUEUE, DEAD_TASKS_QUEUE)), ("billing", (BILLING_QUEUE,))):
+            broker = await enter(Broker(stage.rabbit(service), f"test/{service}"))
+            for queue in queues:
+                take = heard.bury if queue == DEAD_TASKS_QUEUE else heard.take
+                await enter(consuming(broker, queue, prefetch=1000, on_delivery=take))
+        yield World(
+            stage,
+            simulator,
+            await enter(postgres.pool(stage.postgres("laneway_owner"), "test-owner")),
+            await enter(redis.client(redis_url, timeout=2.0, connections=8)),
+            redis_url,
+            await enter(publisher(stage.rabbit("gateway"), "gateway")),
+            heard,
+            stack,
+        )
+
+
+def _purge(stage: Stage) -> None:
+    with stage.management() as client:
+        for queue in (LANE, PERSISTER_QUEUE, BILLING_QUEUE, DEAD_TASKS_QUEUE):
+            response: httpx2.Response = client.delete(f"/api/queues/{stage.name}/{queue}/contents")
+            response.raise_for_status()
+
+
+async def publish_raw(stage: Stage, body: bytes, kind: str) -> None:
+    """A message of no service of ours, in the free lane."""
+    rabbit = stage.rabbit("gateway")
+    connection = await aio_pika.connect(rabbit.url.get_secret_value())
+    async with connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(TASKS, ensure=False)
+        await exchange.publish(aio_pika.Message(body, type=kind, delivery_mode=2), "free")
