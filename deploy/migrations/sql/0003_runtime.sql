@@ -154,4 +154,6 @@ END $$;
 
 REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release, runtime.cancel FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release TO laneway_worker;
+-- The persister ends the runs of tasks whose message died.
+GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.finish TO laneway_persister;
 GRANT EXECUTE ON FUNCTION runtime.cancel TO laneway_gateway;

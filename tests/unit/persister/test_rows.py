@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from common.contracts.runs import RunError
@@ -28,13 +27,6 @@ def test_what_was_given_and_what_was_produced_never_share_a_number() -> None:
     produced = {row.seq for row in rows.produced(STORY.finished())}
     assert given == {0}
     assert produced == {rows.PRODUCED_FROM}
-
-
-def test_a_buried_task_says_so() -> None:
-    at = datetime(2026, 3, 2, tzinfo=UTC)
-    row = rows.buried(STORY.submitted(), at)
-    assert (row.status, row.error_type, row.finished_at) == ("failed", "dead_lettered", at)
-    assert row.submitted_at == START
 
 
 def test_events_keep_their_place() -> None:

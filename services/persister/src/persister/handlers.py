@@ -16,6 +16,7 @@ from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
 from common.postgres import Pool, transaction
 from persister import metrics, repository, rows
+from persister.burial import bury
 from persister.dead_letters import DeadLetter
 
 _log = structlog.get_logger(__name__)
@@ -57,13 +58,13 @@ async def file_dead_events(letters: Sequence[DeadLetter], pool: Pool, timeout: f
 
 async def file_dead_tasks(letters: Sequence[DeadLetter], pool: Pool, timeout: float) -> None:
     """File tasks that no worker could run, and end them: a client that was told 202 must see an end."""
-    buried = {
-        letter.task.task_id: rows.buried(letter.task, letter.died_at or _now()) for letter in letters if letter.task
-    }
+    dead = {letter.task.task_id: (letter.task, letter.died_at or _now()) for letter in letters if letter.task}
     async with transaction(pool, timeout) as connection:
-        await repository.record_tasks(connection, list(buried.values()))
+        ends = [end for task, at in dead.values() if (end := await bury(connection, task, at)) is not None]
+        await repository.record_tasks(connection, rows.tasks([task for task, _ in dead.values()], ends))
+        await repository.record_events(connection, [row for end in ends for row in rows.events(end)])
         await repository.file_dead_letters(connection, letters)
-    metrics.BURIED.inc(len(buried))
+    metrics.BURIED.inc(len(ends))
     _report(letters)
 
 

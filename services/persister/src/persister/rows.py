@@ -13,7 +13,6 @@ from common.postgres import to_json
 
 # A run's end may be recorded before its submission is: what it produced is numbered apart from what it was given.
 PRODUCED_FROM = 1_000_000
-DEAD_LETTERED = "dead_lettered"
 
 
 class TaskRow(NamedTuple):
@@ -101,16 +100,6 @@ def ended(row: TaskRow | None, run: RunFinished) -> TaskRow:
         attempts=run.attempts,
         started_at=run.started_at,
         finished_at=run.finished_at,
-    )
-
-
-def buried(task: TaskSubmitted, at: datetime) -> TaskRow:
-    """A task that no worker could run to an end."""
-    return submitted(task)._replace(
-        status="failed",
-        error_type=DEAD_LETTERED,
-        error_message="The task could not be run and was put aside for inspection.",
-        finished_at=at,
     )
 
 

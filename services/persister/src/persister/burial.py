@@ -1,0 +1,59 @@
+"""The end of a task whose message died: decided in `runtime` like any other end, with the persister as its last worker.
+
+So a stream comes to its `done`, and a replay of the letter finds the task ended instead of running it once more.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from common.contracts import RunFinished, TaskSubmitted
+from common.contracts.events import EventType, StreamEvent
+from common.contracts.runs import RunError
+
+if TYPE_CHECKING:
+    from common.postgres import Connection
+
+ACQUIRE = "SELECT * FROM runtime.acquire($1, $2, $3, 'persister', $4)"
+FINISH = "SELECT runtime.finish($1, $2, 'failed', $3, $4)"
+
+# The run is acquired and finished in one transaction: nobody ever sees this lease.
+_LEASE = timedelta(seconds=10)
+_ERROR = RunError(type="dead_lettered", message="The task could not be run and was put aside for inspection.")
+
+
+async def bury(connection: Connection, task: TaskSubmitted, at: datetime) -> RunFinished | None:
+    """End the task's run, or tell how it had ended; None where a worker runs it at this moment, and will end it."""
+    run = await connection.fetchrow(ACQUIRE, task.task_id, task.tenant_id, task.tier, _LEASE)
+    assert run is not None  # noqa: S101 - a function with OUT parameters returns one row
+    if run["decision"] == "leased":
+        return None
+    if run["decision"] == "finished":
+        return RunFinished.decode(run["outcome"]) if run["outcome"] is not None else None
+    end = RunFinished(
+        task_id=task.task_id,
+        tenant_id=task.tenant_id,
+        tier=task.tier,
+        fence=run["fence"],
+        status="failed",
+        error=_ERROR,
+        attempts=run["attempts"] - 1,
+        events=_events(run["fence"], run["steps"] or [], at),
+        started_at=run["started_at"] if run["attempts"] > 1 else None,
+        finished_at=at,
+    )
+    await connection.execute(FINISH, task.task_id, end.fence, end.encode(), at)
+    return end
+
+
+def _events(fence: int, steps: list[dict[str, Any]], at: datetime) -> tuple[StreamEvent, ...]:
+    """The last of the stream; in a run that had begun, after what still stands of it."""
+    said: list[tuple[EventType, dict[str, Any]]] = []
+    if fence > 1:
+        after = f"{steps[-1]['fence']}-{steps[-1]['last_seq']}" if steps else None
+        said.append(("reset", {"after": after, "reason": "given up"}))
+    said.append(("done", {"status": "failed", "error": _ERROR.model_dump()}))
+    return tuple(
+        StreamEvent(fence=fence, seq=seq, type=kind, at=at, data=data) for seq, (kind, data) in enumerate(said, 1)
+    )
