@@ -51,6 +51,8 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
         max_inactive_connection_lifetime=300,
         server_settings={"application_name": name, "jit": "off"},
         init=_init,
+        # Nothing here leaves state in a session, so there is nothing to reset, and a round trip less for each use.
+        reset=_keep,
     )
     try:
         async with asyncio.timeout(10):
@@ -70,6 +72,10 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
 async def _init(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     for kind in ("json", "jsonb"):
         await connection.set_type_codec(kind, encoder=to_json, decoder=orjson.loads, schema="pg_catalog")
+
+
+async def _keep(_: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Give the connection back as it is."""
 
 
 def to_json(value: object) -> str:

@@ -30,13 +30,19 @@ def _storable(text: str) -> str:
     return text
 
 
+class _Message(InputMessage):
+    """As a client sends it: a field that means nothing is a mistake of the client's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 Text = Annotated[str, AfterValidator(_storable)]
 Metadata = Annotated[
     dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
     Field(max_length=16),
 ]
 Input = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[tuple[InputMessage, ...], Tag("messages")],
+    Annotated[Text, Tag("text")] | Annotated[tuple[_Message, ...], Tag("messages")],
     Discriminator(lambda value: "text" if isinstance(value, str) else "messages"),
 ]
 

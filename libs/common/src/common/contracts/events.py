@@ -40,7 +40,8 @@ class StreamEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     fence: int
     seq: int
-    type: EventType
+    type: str
+    """An `EventType`, or one that a newer worker has and this reader passes on."""
     at: AwareDatetime
     data: dict[str, Any]
 

@@ -14,7 +14,7 @@ from common.contracts.base import Contract
 class InputMessage(BaseModel):
     """One message of the conversation that the tenant hands in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
     role: Literal["user", "assistant"]
     content: str = Field(min_length=1)
 
