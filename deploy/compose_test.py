@@ -51,7 +51,7 @@ class Report:
         try:
             yield results
         except BaseException as error:
-            results.append(f"FAILED: {str(error) or type(error).__name__}")
+            results.append(f"FAILED {error}".rstrip())
             raise
         finally:
             self._rows.append((name, f"{time.monotonic() - began:.1f}", ", ".join(results)))

@@ -86,7 +86,9 @@ def start(project: str = PROJECT) -> dict[str, str]:
     try:
         compose(project, "up", "-d", "--wait", "--wait-timeout", str(START_SECONDS), "--quiet-pull")
         return addresses(project)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, LocalError):
+            _show_unwell(project)
         stop(project)
         raise
 
@@ -160,6 +162,18 @@ def _command(project: str, *arguments: str) -> list[str]:
     environment = ["--env-file", str(settings)] if settings.exists() else []
     local = ["-f", str(LOCAL_FILE)] if LOCAL_FILE.exists() else []
     return ["docker", "compose", "-p", project, *environment, "-f", str(COMPOSE_FILE), *local, *arguments]
+
+
+def _show_unwell(project: str) -> None:
+    """The last words of whatever is not well: its own sentence says more than compose can."""
+    states = "{{.Service}} {{.State}} {{.Health}} {{.ExitCode}}"
+    listing = subprocess.run(
+        _command(project, "ps", "-a", "--format", states), cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    well = ("running healthy 0", "exited  0", "created  0")
+    lines = [line.partition(" ") for line in listing.stdout.splitlines()]
+    if unwell := {service for service, _, state in lines if state not in well}:
+        compose(project, "logs", "--no-color", "--tail", "5", *sorted(unwell))
 
 
 def _published(project: str, service: str, port: int | None = None) -> str:
