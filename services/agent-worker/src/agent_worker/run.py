@@ -17,26 +17,19 @@ from typing import Any
 import structlog
 
 from agent_worker import loop
-from agent_worker.accounts import (
-    BudgetExceededError,
-    CancelRequestedError,
-    RunAccounts,
-    RunLostError,
-    UnpricedModelError,
-    until_available,
-)
+from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
+from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.loop import AgentLoop, Answered, Happening, MaxStepsReachedError, Step
+from agent_worker.loop import AgentLoop, Answered, Happening, Step
 from agent_worker.progress import RunLog
-from agent_worker.providers.base import ProviderError, Turn
+from agent_worker.providers.base import Turn
 from agent_worker.repository import RunRepository
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
-from common.contracts.runs import RunError, TerminalStatus
-from common.contracts.usage import Usage
+from common.contracts.runs import RunError
 from common.messaging.publisher import Publisher
 from common.messaging.topology import EVENTS
 
@@ -53,17 +46,6 @@ class StopReason(Enum):
     LOST = "another worker has it"
     DRAINING = "this worker stops"
     TIMED_OUT = "its time is up"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended."""
-
-    status: TerminalStatus
-    step: Step | None = None
-    output: str | None = None
-    stop_reason: str | None = None
-    error: RunError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +122,8 @@ class Run:
 
     def _cut_short(self) -> Ending:
         if self._stop_reason is StopReason.TIMED_OUT:
-            return self._failed("timeout", f"the run took longer than {self._timeout:g} s")
-        return Ending("cancelled", error=_CANCELLED)
+            return self._failed(RunError(type="timeout", message=f"the run took longer than {self._timeout:g} s"))
+        return CANCELLED
 
     async def _outcome(self, working: asyncio.Task[Ending]) -> Ending | None:
         """How the run ended; None where it was stopped."""
@@ -170,18 +152,12 @@ class Run:
     async def _work(self) -> Ending:
         try:
             return await self._loop_through()
-        except BudgetExceededError as error:
-            return self._failed("budget_exceeded", str(error))
-        except UnpricedModelError:
-            return self._failed("model_unpriced", f"the model {self._model} has no price, so it cannot be called")
-        except MaxStepsReachedError as error:
-            return self._failed("max_steps_reached", str(error))
-        except ProviderError as error:
-            return self._failed(error.reason, error.message)
+        except FAILURES as error:
+            return self._failed(run_error(error, self._model))
 
-    def _failed(self, kind: str, message: str) -> Ending:
-        self.log.emit("error", {"type": kind, "message": message})
-        return Ending("failed", error=RunError(type=kind, message=message))
+    def _failed(self, error: RunError) -> Ending:
+        self.log.emit("error", error.model_dump())
+        return Ending("failed", error=error)
 
     async def _loop_through(self) -> Ending:
         asked = tuple(Turn(m.role, ({"type": "text", "text": m.content},)) for m in self.task.input)
@@ -250,7 +226,7 @@ class Run:
 
     def _finished(self, ending: Ending) -> RunFinished:
         finished_at = now()
-        self.log.emit("done", _done_data(ending, self._accounts.used), finished_at)
+        self.log.emit("done", done_data(ending, self._accounts.used), finished_at)
         return RunFinished(
             task_id=self.task.task_id,
             tenant_id=self.task.tenant_id,
@@ -289,17 +265,5 @@ class Run:
         )
 
 
-_CANCELLED = RunError(type="cancelled", message="the task was cancelled")
-
-
 def _usage_data(used: loop.CallUsed) -> dict[str, Any]:
     return {**used.usage.model_dump(exclude_defaults=True), "estimated": used.estimated}
-
-
-def _done_data(ending: Ending, usage: Usage) -> dict[str, Any]:
-    data: dict[str, Any] = {"status": ending.status, "usage": usage.model_dump(exclude_defaults=True)}
-    if ending.stop_reason is not None:
-        data["stop_reason"] = ending.stop_reason
-    if ending.error is not None:
-        data["error"] = ending.error.model_dump()
-    return data

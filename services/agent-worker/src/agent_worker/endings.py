@@ -1,0 +1,49 @@
+"""How a run can end, in values: its status, its last step, its error in words for programs and for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent_worker.accounts import BudgetExceededError, UnpricedModelError
+from agent_worker.loop import MaxStepsReachedError, Step
+from agent_worker.providers.base import ProviderError
+from common.contracts.runs import RunError, TerminalStatus
+from common.contracts.usage import Usage
+
+FAILURES = (BudgetExceededError, UnpricedModelError, MaxStepsReachedError, ProviderError)
+"""What fails a run for good, and is no fault of this worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended."""
+
+    status: TerminalStatus
+    step: Step | None = None
+    output: str | None = None
+    stop_reason: str | None = None
+    error: RunError | None = None
+
+
+CANCELLED = Ending("cancelled", error=RunError(type="cancelled", message="the task was cancelled"))
+
+
+def run_error(error: Exception, model: str) -> RunError:
+    """One of `FAILURES` as clients see it."""
+    if isinstance(error, ProviderError):
+        return RunError(type=error.reason, message=error.message)
+    if isinstance(error, UnpricedModelError):
+        return RunError(type="model_unpriced", message=f"the model {model} has no price, so it cannot be called")
+    kind = "budget_exceeded" if isinstance(error, BudgetExceededError) else "max_steps_reached"
+    return RunError(type=kind, message=str(error))
+
+
+def done_data(ending: Ending, usage: Usage) -> dict[str, Any]:
+    """The data of the event `done`."""
+    data: dict[str, Any] = {"status": ending.status, "usage": usage.model_dump(exclude_defaults=True)}
+    if ending.stop_reason is not None:
+        data["stop_reason"] = ending.stop_reason
+    if ending.error is not None:
+        data["error"] = ending.error.model_dump()
+    return data
