@@ -84,14 +84,18 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         ]
         await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
         try:
-            async with AsyncExitStack() as consumers:
+            async with AsyncExitStack() as lanes:
+                consumers = []
                 for tier, slots in shares.items():
                     SLOTS.labels(tier=tier).set(slots)
-                    await consumers.enter_async_context(
+                    consumers.append(await lanes.enter_async_context(AsyncExitStack()))
+                    await consumers[-1].enter_async_context(
                         consuming(broker, lane(tier), prefetch=slots, on_delivery=supervisor.start)
                     )
                 await until_stopped(stopping, *tasks)
-            await supervisor.drain(settings.grace_seconds)
+                # Side by side: while the broker is away each consumer takes seconds to be given up.
+                closing = (consumer.aclose() for consumer in consumers)
+                await asyncio.gather(supervisor.drain(settings.grace_seconds), *closing)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()
         finally:

@@ -1,0 +1,54 @@
+"""The whole worker as its process runs it, from its settings to an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pydantic import SecretStr
+
+from agent_worker.bootstrap import serve
+from agent_worker.settings import ProviderAccess, WorkerSettings
+from common.settings import Health, Redis
+from tests.integration.agent_worker.world import World
+from tests.stage import CATALOGUE
+
+
+def settings_of(world: World) -> WorkerSettings:
+    access = ProviderAccess(api_key=SecretStr("any"), base_url=world.simulator)
+    return WorkerSettings(
+        rabbit=world.stage.rabbit("agent-worker"),
+        postgres=world.stage.postgres("laneway_worker"),
+        redis=Redis(state_url=SecretStr(world.redis_url), cache_url=SecretStr(world.redis_url)),
+        catalogue={"dir": CATALOGUE},
+        health=Health(host="127.0.0.1", port=0),
+        anthropic=access,
+        openai=ProviderAccess(api_key=SecretStr("any"), base_url=f"{world.simulator}/v1"),
+        slots=10,
+        grace_seconds=5,
+    )
+
+
+async def test_it_serves_until_it_is_asked_to_stop_and_finishes_what_it_holds(world: World) -> None:
+    stopping = asyncio.Event()
+    process = asyncio.create_task(serve(settings_of(world), stopping))
+    for agent in ("default", "analyst"):  # one of each provider
+        task = world.task('[[sim tool=calculator:{"expression":"2 * 21"} text=done]] hi', agent=agent)
+        await world.submit(task)
+        end = await world.heard.end(task.task_id)
+        assert (end.status, end.output, end.steps) == ("completed", "done", 2)
+
+    slow = world.task("[[sim tokens=20 tps=20]] hi")
+    await world.submit(slow)
+
+    async def running() -> bool:
+        return bool(await world.stream(slow))
+
+    await world.until(running)
+    stopping.set()
+    late = world.task("hi")
+    await asyncio.wait({process}, timeout=20)
+    assert process.done()
+    process.result()
+    assert (await world.heard.end(slow.task_id)).status == "completed"
+    await world.submit(late)
+    assert await world.run_row(late) == {}
