@@ -5,28 +5,23 @@ So a stream comes to its `done`, and a replay of the letter finds the task ended
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.events import EventType, StreamEvent
 from common.contracts.runs import RunError
+from persister import repository
 
 if TYPE_CHECKING:
     from common.postgres import Connection
 
-ACQUIRE = "SELECT * FROM runtime.acquire($1, $2, $3, 'persister', $4)"
-FINISH = "SELECT runtime.finish($1, $2, 'failed', $3, $4)"
-
-# The run is acquired and finished in one transaction: nobody ever sees this lease.
-_LEASE = timedelta(seconds=10)
 _ERROR = RunError(type="dead_lettered", message="The task could not be run and was put aside for inspection.")
 
 
 async def bury(connection: Connection, task: TaskSubmitted, at: datetime) -> RunFinished | None:
     """End the task's run, or tell how it had ended; None where a worker runs it at this moment, and will end it."""
-    run = await connection.fetchrow(ACQUIRE, task.task_id, task.tenant_id, task.tier, _LEASE)
-    assert run is not None  # noqa: S101 - a function with OUT parameters returns one row
+    run = await repository.acquire_run(connection, task.task_id, task.tenant_id, task.tier)
     if run["decision"] == "leased":
         return None
     if run["decision"] == "finished":
@@ -43,7 +38,7 @@ async def bury(connection: Connection, task: TaskSubmitted, at: datetime) -> Run
         started_at=run["started_at"] if run["attempts"] > 1 else None,
         finished_at=at,
     )
-    await connection.execute(FINISH, task.task_id, end.fence, end.encode(), at)
+    await repository.finish_run(connection, task.task_id, end.fence, end.encode(), at)
     return end
 
 

@@ -7,7 +7,11 @@ order of their key, and they run in one order, so that two batches wait for each
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
 
 from persister.dead_letters import DeadLetter
 from persister.rows import EventRow, MessageRow, TaskRow
@@ -87,6 +91,9 @@ ORDER BY 1
 ON CONFLICT (dead_letter_id) DO NOTHING
 """
 
+ACQUIRE_RUN = "SELECT * FROM runtime.acquire($1, $2, $3, 'persister', interval '10 seconds')"
+FINISH_RUN = "SELECT runtime.finish($1, $2, 'failed', $3, $4)"
+
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
 
@@ -108,6 +115,18 @@ async def record_events(connection: Connection, rows: Sequence[EventRow]) -> Non
 async def file_dead_letters(connection: Connection, letters: Sequence[DeadLetter]) -> None:
     """Each letter once, by its id."""
     await _write(connection, FILE_DEAD_LETTERS, [letter.row() for letter in letters])
+
+
+async def acquire_run(connection: Connection, task_id: UUID, tenant_id: UUID, tier: str) -> asyncpg.Record:
+    """Take a run that nobody has, to end it in the same transaction: nobody ever sees its lease."""
+    run = await connection.fetchrow(ACQUIRE_RUN, task_id, tenant_id, tier)
+    assert run is not None  # noqa: S101 - a function with OUT parameters returns one row
+    return run
+
+
+async def finish_run(connection: Connection, task_id: UUID, fence: int, outcome: bytes, at: datetime) -> None:
+    """Decide that the run has failed, with the message that says so."""
+    await connection.execute(FINISH_RUN, task_id, fence, outcome, at)
 
 
 async def ensure_partitions(connection: Connection) -> None:
