@@ -17,7 +17,7 @@ Client: TypeAlias = Redis
 
 
 @asynccontextmanager
-async def client(url: str, *, timeout: float, connections: int) -> AsyncIterator[Client]:  # noqa: ASYNC109
+async def client(url: str, *, timeout: float, connections: int) -> AsyncIterator[Client]:
     """A client with at most that many connections. A connection that waits too long for its turn is an error too."""
     source = BlockingConnectionPool.from_url(
         url,
