@@ -200,7 +200,8 @@ async def test_a_task_that_never_ran_is_cancelled_and_gives_its_place_back(gatew
         answer = await gateway.client.post(task["links"]["cancel"], headers=tenant.headers)
         assert (answer.status_code, answer.json()) == (200, {"id": task["id"], "status": "cancelled"})
     assert await state.zcard(outstanding_key(tenant.id, 3)) == 0
-    assert (await _read(gateway, tenant, task["id"]))["status"] == "cancelled"
+    ended = await _read(gateway, tenant, task["id"])
+    assert (ended["status"], ended["error"]["type"], ended["cost_usd"]) == ("cancelled", "cancelled", "0")
 
 
 async def test_the_worker_of_a_running_task_is_rung(gateway: Running) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 
 class BrokenRedis(Redis):
-    """Refuses whatever is asked of it."""
+    """Refuses every connection: nobody listens at this port."""
 
     def __init__(self) -> None:
-        super().__init__(host="192.0.2.1")
-
-    def pipeline(self, *_: Any, **__: Any) -> Any:
-        raise RedisConnectionError("refused")
+        super().__init__(host="127.0.0.1", port=1, retry=Retry(NoBackoff(), 0))

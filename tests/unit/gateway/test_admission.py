@@ -24,7 +24,7 @@ def test_the_first_task_is_alone_on_the_highest_level() -> None:
 
 
 async def test_without_redis_a_process_admits_its_share_at_a_neutral_level() -> None:
-    admission = Admission(Pipelined(BrokenRedis()), replicas=2)
+    admission = Admission(Pipelined(BrokenRedis(), 1.0), replicas=2)
     principal = Principal(uuid4(), "free", 6, 100)
 
     async def admit() -> Decision:

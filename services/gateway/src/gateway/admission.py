@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -173,8 +174,8 @@ class Admission:
     async def admit(self, principal: Principal, candidate: Candidate) -> Decision:
         """Decide. Never raises: without Redis the decision is this process's own."""
         tenant = principal.tenant_id
-        keys = [rate_key(tenant), record_key(tenant, candidate.task_id)]
-        keys += [outstanding_key(tenant, priority) for priority in PRIORITIES]
+        rate, *outstanding = _tenant_keys(tenant)
+        keys = [rate, record_key(tenant, candidate.task_id), *outstanding]
         try:
             answer = await self._redis.run(
                 self._admit,
@@ -216,6 +217,12 @@ class Admission:
             await self._redis.run(self._accept, [key], [candidate.request_hash, answer, _KEYED_SECONDS])
         except CacheUnavailable as error:
             _log.info("admission.not_recorded", task_id=str(candidate.task_id), error=repr(error))
+
+
+@lru_cache(maxsize=4096)
+def _tenant_keys(tenant: UUID) -> tuple[str, ...]:
+    """The bucket's key, then those of the outstanding tasks: the same text for every request of a tenant."""
+    return (rate_key(tenant), *(outstanding_key(tenant, priority) for priority in PRIORITIES))
 
 
 def _decision(answer: list[Any], principal: Principal) -> Decision:

@@ -69,7 +69,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         background = await stack.enter_async_context(Background())
 
         database = Database(pool, settings.postgres.timeout)
-        pipelined = Pipelined(state)
+        pipelined = Pipelined(state, seconds)
         identities, store, records = Identities(database), Tasks(database), Records(pipelined)
         principals, tracing = Principals(identities), Tracing(enabled=settings.telemetry.otlp_endpoint is not None)
         await stack.enter_async_context(hearing_control(broker, f"{GATEWAY}-{uuid4()}", principals.hear))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from common.errors import CacheUnavailable
@@ -21,7 +23,7 @@ from common.redis import Client, reporting
 
 _BATCH = 200
 _WAITING = 10_000
-# After a failure nobody else waits for the same time-out: one call in this many seconds finds out for all.
+# After a failure no other script waits for the same time-out: one in this many seconds finds out for all.
 _PAUSE_SECONDS = 0.5
 
 Argument = str | int | bytes
@@ -50,14 +52,18 @@ class _Call:
 class Pipelined:
     """Runs scripts over a client; the tasks that flush are its own."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, timeout: float) -> None:
         self._client = client
+        self._timeout = timeout
+        self._connection: AbstractConnection | None = None
         self._waiting: deque[_Call] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._paused_until = 0.0
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """The script's answer. Raises `CacheUnavailable`."""
+        if asyncio.get_running_loop().time() < self._paused_until:
+            raise CacheUnavailable("Redis did not answer a moment ago")
         rest = (len(keys), *keys, *arguments)
         return await self._ask(("EVALSHA", script.sha, *rest), ("EVAL", script.text, *rest))
 
@@ -67,8 +73,8 @@ class Pipelined:
 
     async def _ask(self, command: tuple[Argument, ...], unknown: tuple[Argument, ...]) -> Any:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._paused_until or len(self._waiting) >= _WAITING:
-            raise CacheUnavailable("Redis did not answer a moment ago")
+        if len(self._waiting) >= _WAITING:
+            raise CacheUnavailable("too much waits for Redis")
         call = _Call(command, unknown, loop.create_future())
         self._waiting.append(call)
         if self._flushing is None or self._flushing.done():
@@ -102,11 +108,32 @@ class Pipelined:
 
     async def _execute(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         with reporting():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers: list[Any] = await pipeline.execute(raise_on_error=False)
-                return answers
+            async with asyncio.timeout(self._timeout):
+                connection = await self._connected()
+                try:
+                    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                    return [await _read(connection) for _ in commands]
+                except BaseException:
+                    # Answers may still be on their way: nothing else may be read as one of them.
+                    await connection.disconnect(nowait=True)
+                    raise
+
+    async def _connected(self) -> AbstractConnection:
+        """A connection that stays ours: taking one from the pool each time costs more than a script does."""
+        if self._connection is None:
+            self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            # There is a time-out around the whole batch; a second one would make a task for each write.
+            self._connection.socket_timeout = None
+        await self._connection.connect()
+        return self._connection
+
+
+async def _read(connection: AbstractConnection) -> Any:
+    try:
+        # Without a time-out of its own, as above.
+        return await connection.read_response(timeout=math.inf)
+    except ResponseError as error:
+        return error
 
 
 def _settle(call: _Call, answer: Any) -> None:

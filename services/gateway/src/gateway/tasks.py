@@ -21,7 +21,8 @@ _SUBMITTED = "SELECT tier, status, request_hash, submitted_at FROM history.tasks
 # What is charged is told once every call of a finished task is accounted for. A hold in doubt is not waited for: its
 # worker died in the call, and unless the record turns up after all the platform pays for it.
 _VIEW = """
-SELECT q.task_id, coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
+SELECT q.task_id, coalesce(t.tenant_id, r.tenant_id) AS tenant_id,
+       coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
        t.user_id, t.priority, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message, t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,

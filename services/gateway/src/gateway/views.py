@@ -10,7 +10,7 @@ import orjson
 from asyncpg import Record
 
 from common.contracts import RunFinished
-from common.contracts.runs import TERMINAL
+from common.contracts.runs import TERMINAL, cancelled_before_it_began
 from common.messaging.topology import lane
 from gateway.tickets import links
 
@@ -60,9 +60,9 @@ def _status(row: Record) -> str:
 
 
 def _ending(row: Record) -> dict[str, Any]:
-    if row["recorded_status"] not in TERMINAL and row["outcome"] is not None:
+    if row["recorded_status"] not in TERMINAL and row["run_status"] in TERMINAL:
         # Decided, and not recorded yet: the run keeps the very message that will be recorded.
-        return _from_outcome(RunFinished.decode(row["outcome"]))
+        return _from_outcome(_outcome(row))
     error = row["error_type"] and {"type": row["error_type"], "message": row["error_message"]}
     return {
         "model": row["model"],
@@ -71,6 +71,13 @@ def _ending(row: Record) -> dict[str, Any]:
         "usage": row["usage"],
         "steps": row["steps"],
     }
+
+
+def _outcome(row: Record) -> RunFinished:
+    if row["outcome"] is not None:
+        return RunFinished.decode(row["outcome"])
+    at = row["finished_at"] or datetime.now(UTC)
+    return cancelled_before_it_began(row["task_id"], row["tenant_id"], row["tier"], 1, at)
 
 
 def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
