@@ -62,7 +62,7 @@ def handed_to(service: str) -> set[str]:
     return set(definition.get("environment", {})) | files
 
 
-@pytest.mark.parametrize("service", SETTINGS.keys() - JOBS)
+@pytest.mark.parametrize("service", sorted(SETTINGS.keys() - JOBS))
 def test_every_setting_of_a_service_can_be_set(service: str) -> None:
     assert set(settings_of(SETTINGS[service])) - DECIDED_BY_THE_IMAGE <= handed_to(service)
 
