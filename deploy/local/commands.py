@@ -72,7 +72,7 @@ def supervise(name: str, report_fd: int, *, until_eof: bool) -> int:
 
 def up() -> int:
     """Start the stack in the background, unless it is up already, and say where it is."""
-    if MAIN.is_alive() or compose.is_up():
+    if MAIN.is_alive() or (compose.chosen() and compose.is_up()):
         print("already up")
         addresses = read_env(DEMO_ENV)
     else:
@@ -88,6 +88,8 @@ def up() -> int:
 def down() -> int:
     """Stop the stack, however it was started."""
     stopped = [background.stop(MAIN), compose.stop()]
+    if os.environ.get("CLEAN"):
+        MAIN.remove()
     print("down" if any(stopped) else "nothing is up")
     DEMO_ENV.unlink(missing_ok=True)
     return 0

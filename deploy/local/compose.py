@@ -106,10 +106,12 @@ def stop(project: str = PROJECT, *, volumes: bool = False) -> bool:
 
 
 def is_up(project: str = PROJECT) -> bool:
-    """Whether containers of this project exist."""
+    """Whether containers of this project, started from this folder, exist."""
     if not COMPOSE_FILE.exists() or shutil.which("docker") is None:
         return False
-    command = ("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={project}")
+    label = "label=com.docker.compose.project"
+    where = ("--filter", f"{label}={project}", "--filter", f"{label}.working_dir={REPOSITORY}")
+    command = ("docker", "ps", "-aq", *where)
     return bool(subprocess.run(command, capture_output=True, timeout=ENGINE_SECONDS, check=False).stdout)
 
 

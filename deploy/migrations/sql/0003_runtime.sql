@@ -118,7 +118,9 @@ RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE tenant uuid;
 BEGIN
-  UPDATE runtime.runs r SET lease_until = clock_timestamp() - interval '1 second', attempts = r.attempts - 1
+  -- Said twice, because the first answer was lost, it gives back one attempt all the same.
+  UPDATE runtime.runs r SET lease_until = clock_timestamp() - interval '1 second',
+                            attempts = r.attempts - (r.lease_until > clock_timestamp())::int
   WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' RETURNING r.tenant_id INTO tenant;
   IF NOT FOUND THEN RETURN false; END IF;
   IF p_saved_step IS NOT NULL THEN

@@ -30,8 +30,10 @@ async def away(servers: Servers) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def client(servers: Servers, away: Proxy) -> AsyncIterator[Client]:
-    path = urlsplit(servers.redis_state_url).path
-    async with redis.client(f"redis://127.0.0.1:{away.port}{path}", timeout=1.0, connections=2) as made:
+    address = urlsplit(servers.redis_state_url)
+    login = f"{address.username or ''}:{address.password}@" if address.password else ""
+    through = address._replace(netloc=f"{login}127.0.0.1:{away.port}").geturl()
+    async with redis.client(through, timeout=1.0, connections=2) as made:
         yield made
 
 

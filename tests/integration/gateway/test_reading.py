@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -285,6 +287,9 @@ async def test_every_error_of_the_framework_is_a_problem_too(gateway: Running) -
 async def test_the_interface_is_documented_with_examples_and_every_problem(gateway: Running) -> None:
     document = (await gateway.client.get("/openapi.json")).json()
     assert "simulated" in document["info"]["description"]
+    components = document.get("components", {}).get("schemas", {})
+    for name in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document)):
+        assert name in components, f"{name} is named and not there"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             codes = {code for code in operation["responses"] if code >= "400"}

@@ -28,6 +28,8 @@ local announced = {}
 for i = 4, #ARGV, 2 do
   local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], ARGV[i], 'e', ARGV[i + 1])
   if type(added) == 'table' and added.err then
+    -- Only an id that is not above the top is expected here: anything else is a fault, such as a full memory.
+    if not string.find(added.err, 'equal or smaller') then return redis.error_reply(added.err) end
     local top = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1]
     if tonumber(string.match(top, '^(%d+)')) > tonumber(string.match(ARGV[i], '^(%d+)')) then return -1 end
   else

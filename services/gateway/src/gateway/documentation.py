@@ -38,8 +38,8 @@ def _example(kind: Kind) -> dict[str, Any]:
 
 def task_body() -> dict[str, Any]:
     """The `openapi_extra` of a route that reads a task request by itself."""
-    schema = TaskRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    schema = TaskRequest.model_json_schema()
+    schema = _inlined(schema, schema.pop("$defs", {}))
     key = {
         "name": "Idempotency-Key",
         "in": "header",
@@ -51,6 +51,15 @@ def task_body() -> dict[str, Any]:
         "parameters": [key],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": EXAMPLES}}},
     }
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with each reference replaced by what it names: it stands in a document that has its own."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {name: _inlined(value, definitions) for name, value in node.items()}
+    return [_inlined(item, definitions) for item in node] if isinstance(node, list) else node
 
 
 def stream_parameters() -> dict[str, Any]:

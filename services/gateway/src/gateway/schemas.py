@@ -62,8 +62,12 @@ class TaskRequest(BaseModel):
     max_cost_usd: Decimal | None = Field(default=None, gt=0, max_digits=20, decimal_places=10)
     max_steps: int | None = Field(default=None, ge=1, le=100)
     max_output_tokens: int | None = Field(default=None, ge=1, description="per model call, at most the model's own")
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400, description="from submission to the end")
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="OpenAI's models only: Anthropic's take none, and ignore it"
+    )
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, le=30 * 86_400, description="a task that has not started by then expires"
+    )
     on_budget_exhausted: Literal["fail", "park"] = Field(default="fail", description='"fail" only in this version')
     on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
         default="enqueue", description='"enqueue" only in this version'
