@@ -14,7 +14,7 @@ demo: setup ## start the whole stack, run tasks of all three tiers against it, p
 	@$(LOCAL) demo
 
 test: setup ## run every test against real RabbitMQ, PostgreSQL and Redis (ARGS="tests/unit -k lanes")
-	@$(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n 4 --dist loadfile $(ARGS)
 
 up: setup ## start the stack in the background and write .laneway/demo.env
 	@$(LOCAL) up

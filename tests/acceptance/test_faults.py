@@ -14,7 +14,7 @@ from tests.acceptance.stack import TIERS, Stack
 from tests.acceptance.tasks import ended, ledger_sum, settled, submit, usage_rows
 from tests.stage import eventually
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 
 async def _reads_tokens(reading: Reading, count: int) -> None:

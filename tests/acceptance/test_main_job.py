@@ -20,7 +20,7 @@ from tests.acceptance.stack import TIERS, Stack
 from tests.acceptance.tasks import ended, ledger_sum, settled, submit, usage_rows
 from tests.stage import eventually
 
-pytestmark = [pytest.mark.xdist_group("acceptance"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("tier", TIERS)
