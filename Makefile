@@ -36,8 +36,8 @@ check: setup ## lint, formatting and types
 	@.venv/bin/ruff format --quiet --check . || { echo "run: .venv/bin/ruff format ."; exit 1; }
 	@.venv/bin/mypy --no-error-summary $(SOURCES)
 
-bench: setup ## run the benchmarks
-	@$(PY) -m benchmarks
+bench: setup ## measure, print the table (ARGS=submit for one, ARGS=--save to keep all in docs/)
+	@$(PY) -m benchmarks $(ARGS)
 
 compose-test: setup ## start docker-compose.yml and check it end to end (needs a Docker engine)
 	@$(PY) -m deploy.compose_test

@@ -1,4 +1,4 @@
-"""The RabbitMQ, PostgreSQL and Redis that the tests run against: from the environment, from Docker, or native.
+"""The RabbitMQ, PostgreSQL and Redis of tests and benchmarks: from the environment, from Docker, or native.
 
 Those that are started here live in a process of their own, which prints their addresses as one line of JSON and stops
 them when its standard input ends. So they go when the test run goes, however it ends, and nothing of a Docker client or
@@ -60,10 +60,11 @@ class Servers:
 class ServersOfThisRun:
     """Starts the servers when they are first asked for, and stops them at the end. One per test run."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ, name: str = "") -> None:
-        """`name` tells several sets of one process apart."""
+    def __init__(self, environment: Mapping[str, str] = os.environ, name: str = "", *, durable: bool = False) -> None:
+        """`name` tells several sets of one process apart; `durable` ones write to disk as those of `make up` do."""
         self._environment = environment
         self._name = f"test-{name}{os.getpid()}"
+        self._durable = ["--durable"] if durable else []
         self._process: subprocess.Popen[str] | None = None
         self._servers: Servers | None = None
         self._problem: str | None = None
@@ -105,9 +106,10 @@ class ServersOfThisRun:
         return "native"
 
     def _start(self, source: Source) -> Servers:
-        native = ["deploy.local", "servers", "--instance", self._name, "--ephemeral", "--until-eof"]
+        native = ["deploy.local", "servers", "--instance", self._name, "--ephemeral", "--until-eof", *self._durable]
+        containers = ["deploy.local.containers", *self._durable]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *(["deploy.local.containers"] if source == "docker" else native)],
+            [sys.executable, "-m", *(containers if source == "docker" else native)],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -38,6 +38,7 @@ class Stage:
 
     name: str
     servers: Servers
+    catalogue: Path = CATALOGUE
 
     @property
     def admin_dsn(self) -> str:
@@ -79,10 +80,10 @@ class Stage:
 
 
 @contextmanager
-def staged(servers: Servers) -> Iterator[Stage]:
+def staged(servers: Servers, catalogue_dir: Path = CATALOGUE) -> Iterator[Stage]:
     """A migrated, seeded database and a virtual host with the topology; both go with the context."""
-    stage = Stage(f"test-{uuid4().hex[:12]}", servers)
-    catalogue = load_catalogue(CATALOGUE)
+    stage = Stage(f"test-{uuid4().hex[:12]}", servers, catalogue_dir)
+    catalogue = load_catalogue(catalogue_dir)
     dsn = _database(servers, stage.name)
     migrate(
         ManagedPostgres(

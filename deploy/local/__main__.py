@@ -58,7 +58,8 @@ def _add_logs(command: argparse.ArgumentParser) -> None:
 
 
 def _add_foreground(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--ephemeral", action="store_true", help="fast instead of durable, and removed at the end")
+    command.add_argument("--ephemeral", action="store_true", help="removed at the end, and fast instead of durable")
+    command.add_argument("--durable", action="store_true", help="as durable as those of `up`, also where ephemeral")
     command.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
 
 

@@ -23,7 +23,7 @@ DEMO_ENV = BASE / "demo.env"
 SHOWN = ("LANEWAY_URL", "RABBITMQ_UI", "SIMULATOR_URL")
 
 
-def servers(name: str, *, ephemeral: bool, until_eof: bool) -> int:
+def servers(name: str, *, ephemeral: bool, durable: bool, until_eof: bool) -> int:
     """Run only the servers in the foreground; print their addresses as one line of JSON when they are ready."""
     instance = Instance(name)
     if ephemeral:
@@ -31,7 +31,7 @@ def servers(name: str, *, ephemeral: bool, until_eof: bool) -> int:
     found = programs.find(instance.base, _say)
 
     def make(ports: Ports) -> OnlyServers:
-        return OnlyServers(Servers(instance, found, ports, quick=ephemeral))
+        return OnlyServers(Servers(instance, found, ports, quick=ephemeral and not durable))
 
     def tell(report: dict[str, str]) -> None:
         print(json.dumps({"instance": name, **report}), flush=True)

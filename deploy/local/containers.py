@@ -1,6 +1,7 @@
 """The servers as throw-away containers, for tests: `python -m deploy.local.containers`.
 
-Prints their addresses as one line of JSON and removes them when standard input ends.
+Prints their addresses as one line of JSON and removes them when standard input ends. With `--durable` they write to
+disk as those of docker-compose.yml do, else they are fast.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from deploy.local.servers import DATABASE, Addresses
 RABBITMQ, POSTGRES, REDIS = compose.SERVER_IMAGES
 READY_SECONDS = 90
 BROKER_OPTIONS = "-rabbit max_message_size 1048576 -rabbit collect_statistics_interval 1000"
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+CONNECTIONS = ("max_connections=300",)
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
     testcontainers_config.ryuk_disabled = not compose.is_present(testcontainers_config.ryuk_image)
     with ExitStack() as containers:
         try:
-            print(json.dumps(start(containers).as_dict()), flush=True)
+            print(json.dumps(start(containers, durable="--durable" in sys.argv[1:]).as_dict()), flush=True)
             sys.stdin.read()
         except StartFailed as error:
             print(error, file=sys.stderr)
@@ -41,11 +43,11 @@ def main() -> int:
     return 0
 
 
-def start(containers: ExitStack) -> Addresses:
+def start(containers: ExitStack, *, durable: bool = False) -> Addresses:
     """Start all four and wait until they serve."""
     password = secrets.token_hex(16)
     rabbitmq = containers.enter_context(_rabbitmq(password))
-    postgres = containers.enter_context(_postgres(password))
+    postgres = containers.enter_context(_postgres(password, CONNECTIONS if durable else CONNECTIONS + FAST))
     state = containers.enter_context(_redis(password, "--appendonly yes --maxmemory-policy noeviction"))
     cache = containers.enter_context(_redis(password, "--save '' --maxmemory 256mb --maxmemory-policy allkeys-lru"))
     addresses = Addresses(
@@ -68,8 +70,8 @@ def _rabbitmq(password: str) -> DockerContainer:
     )
 
 
-def _postgres(password: str) -> DockerContainer:
-    options = [part for setting in FAST for part in ("-c", setting)]
+def _postgres(password: str, settings: tuple[str, ...]) -> DockerContainer:
+    options = [part for setting in settings for part in ("-c", setting)]
     return (
         DockerContainer(POSTGRES)
         .with_envs(POSTGRES_PASSWORD=password, POSTGRES_DB=DATABASE)

@@ -1,4 +1,4 @@
-"""The whole of Laneway for acceptance tests: every service as a process of its own, on a stage of its own."""
+"""Laneway's services, each as a process of its own, on a stage of its own: for acceptance tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from deploy.local.child import ENTER
 from deploy.local.control import Control
 from deploy.local.instance import Instance
 from deploy.local.ports import HOST, Ports
-from tests.stage import CATALOGUE, Stage
+from tests.stage import Stage
 
 _MODULES = {
     "simulator": "simulator",
@@ -35,13 +36,17 @@ _MODULES = {
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 TIERS = ("enterprise", "pro", "free")
+SERVICES = tuple(_MODULES)
+Settings: TypeAlias = Mapping[str, Mapping[str, str]]
+"""By the name of a process: what is set in its environment beyond what it needs."""
 
 
 class Stack:
     """The running services. `keys` are API keys by tier, `tenants` the tenants they belong to."""
 
-    def __init__(self, stage: Stage, ports: Ports, logs: Path) -> None:
+    def __init__(self, stage: Stage, ports: Ports, logs: Path, settings: Settings) -> None:
         self.stage = stage
+        self._settings = settings
         self.url = f"http://{HOST}:{ports['gateway']}"
         self.simulator = f"http://{HOST}:{ports['simulator']}"
         self.keys: dict[str, str] = {}
@@ -57,7 +62,7 @@ class Stack:
             command = [sys.executable, "-m", _MODULES[name]]
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(ENTER), str(os.getpid()), "-", "-", *command],
-                env=self._environment(name),
+                env={**self._environment(name), **self._settings.get(name, {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -72,6 +77,10 @@ class Stack:
                 if self._processes[name].poll() is not None or time.monotonic() > until:
                     raise AssertionError(f"{name} did not start:\n{self.log(name)[-3000:]}")
                 time.sleep(0.05)
+
+    def port(self, name: str) -> int:
+        """Where a service listens for HTTP."""
+        return self._ports[name]
 
     def kill(self, name: str) -> None:
         """As the kernel would: no warning, no clean-up."""
@@ -94,6 +103,10 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def pid(self, name: str) -> int:
+        """The process of a service."""
+        return self._processes[name].pid
 
     def log(self, name: str) -> str:
         """What a service has written."""
@@ -180,7 +193,7 @@ class Stack:
         common = {
             "PATH": os.environ["PATH"],
             "LANEWAY_SECRETS_DIR": str(self._logs / "no-secrets"),
-            "LANEWAY_CATALOGUE_DIR": str(CATALOGUE),
+            "LANEWAY_CATALOGUE_DIR": str(self.stage.catalogue),
             "LANEWAY_SIMULATED": "true",
         }
         if service == "simulator":
@@ -214,14 +227,16 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def running(stage: Stage, logs: Path) -> Iterator[Stack]:
-    """All services on a stage, with a tenant of each tier; stopped when the context ends."""
+def running(
+    stage: Stage, logs: Path, services: Sequence[str] = SERVICES, settings: Settings = MappingProxyType({})
+) -> Iterator[Stack]:
+    """Services on a stage, with a tenant of each tier where there is a gateway; stopped when the context ends."""
     with ExitStack() as cleanup:
-        stack = Stack(stage, cleanup.enter_context(Ports()), logs)
+        stack = Stack(stage, cleanup.enter_context(Ports()), logs, settings)
         cleanup.callback(stack.stop)
-        for name in _MODULES:
+        for name in services:
             stack.start(name)
         stack.until_ready()
-        for tier in TIERS:
+        for tier in TIERS if "gateway" in services else ():
             stack.new_tenant(tier)
         yield stack
