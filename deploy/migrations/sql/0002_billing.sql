@@ -140,6 +140,19 @@ BEGIN
   RETURN CASE WHEN coalesce(spent, 0) + p_amount <= p_cap THEN 'wait' ELSE 'exceeded' END;
 END $$;
 
+-- Locks the balances that holds of these calls would be added to, as far as they exist, in the order of their key.
+CREATE FUNCTION billing.lock_balances(p_tenants uuid[], p_tasks uuid[], p_users text[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+BEGIN
+  PERFORM FROM billing.balances b WHERE (b.tenant_id, b.scope, b.subject, b.period) IN (
+    SELECT c.tenant_id, s.scope, s.subject, s.period FROM unnest(p_tenants, p_tasks, p_users) AS c (tenant_id, task_id, user_id)
+    CROSS JOIN LATERAL (VALUES
+      ('run', c.task_id::text, 'epoch'::date), ('tenant_day', '', today),
+      ('tenant_month', '', date_trunc('month', today)::date), ('user_day', c.user_id, today)) AS s (scope, subject, period))
+  ORDER BY b.tenant_id, b.scope, b.subject, b.period FOR NO KEY UPDATE OF b;
+END $$;
+
 -- Takes a hold for the worst case of one model call against every scope at once, or against none.
 -- verdict: 'held' | 'wait' | 'exceeded' | 'unpriced'. Taking the same attempt's hold again is 'held' and changes nothing.
 CREATE FUNCTION billing.reserve(
@@ -181,4 +194,4 @@ BEGIN
   VALUES (p_attempt, p_tenant, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model, price.price_id, amount, today);
   verdict := 'held';
 END $$;
-REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in FROM PUBLIC;
+REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.lock_balances FROM PUBLIC;

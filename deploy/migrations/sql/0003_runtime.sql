@@ -101,6 +101,28 @@ BEGIN
                        p_input_bound, p_max_output, p_run_cap) r;
 END $$;
 
+-- Calls of many runs in one transaction, so that its commit, and the lock of a tenant's balances, are waited for once.
+-- The arrays are parallel, and sorted by tenant. Locks are taken in everyone's order: runs by id, then balances by key.
+-- What does not exist yet is in nobody's way: a run's own balance is its own, and the others come after their tenant's.
+CREATE FUNCTION runtime.begin_calls(
+  p_tenants uuid[], p_tasks uuid[], p_fences integer[], p_saved_steps integer[], p_last_seqs integer[], p_states text[],
+  p_attempts uuid[], p_steps integer[], p_calls integer[], p_users text[], p_providers text[], p_models text[],
+  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[])
+RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+BEGIN
+  IF cardinality(p_tasks) > 1 THEN
+    PERFORM FROM runtime.runs r WHERE r.task_id = ANY (p_tasks) ORDER BY r.task_id FOR NO KEY UPDATE;
+    PERFORM billing.lock_balances(p_tenants, p_tasks, p_users);
+  END IF;
+  FOR i IN 1..cardinality(p_tasks) LOOP
+    SELECT b.verdict, b.scope, b.amount, b.cap INTO verdict, scope, amount, cap FROM runtime.begin_call(
+      p_tasks[i], p_fences[i], p_saved_steps[i], p_last_seqs[i], p_states[i]::jsonb, p_attempts[i], p_steps[i],
+      p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i]) b;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+
 -- Decides the end of a run, once: true where this call decided it, or had decided it before with the same fence.
 CREATE FUNCTION runtime.finish(p_task uuid, p_fence integer, p_status text, p_outcome bytea, p_finished_at timestamptz)
 RETURNS boolean
@@ -154,8 +176,9 @@ BEGIN
   fence := run.fence;
 END $$;
 
-REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release, runtime.cancel FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.finish, runtime.release TO laneway_worker;
+REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.begin_calls, runtime.finish, runtime.release,
+  runtime.cancel FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_calls, runtime.finish, runtime.release TO laneway_worker;
 -- The persister ends the runs of tasks whose message died.
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.finish TO laneway_persister;
 GRANT EXECUTE ON FUNCTION runtime.cancel TO laneway_gateway;

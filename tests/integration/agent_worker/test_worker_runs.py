@@ -147,7 +147,7 @@ async def test_an_old_fence_saves_holds_finishes_and_releases_nothing(world: Wor
     assert (await repository.acquire(task.task_id, task.tenant_id, "free", "b")).decision == "leased"
     await repository.release(task.task_id, 1, None)
     assert (await repository.acquire(task.task_id, task.tenant_id, "free", "b")).fence == 2
-    assert (await repository.begin_call(task.task_id, 1, call, saved)).verdict == "fenced"
+    assert (await repository.begin_call(task.tenant_id, task.task_id, 1, call, saved)).verdict == "fenced"
     assert not await repository.finish(task.task_id, 1, "completed", b"old", now())
     await repository.release(task.task_id, 1, saved)
     assert await repository.renew([(task.task_id, 1)]) == {}

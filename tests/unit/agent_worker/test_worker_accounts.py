@@ -51,7 +51,9 @@ class Store:
         self.held: set[UUID] = set()
         self.saved: list[SavedStep | None] = []
 
-    async def begin_call(self, task: UUID, fence: int, call: CallRequest, saved: SavedStep | None) -> Leave:
+    async def begin_call(
+        self, tenant: UUID, task: UUID, fence: int, call: CallRequest, saved: SavedStep | None
+    ) -> Leave:
         await asyncio.sleep(0)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):

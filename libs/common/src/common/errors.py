@@ -9,6 +9,7 @@ LanewayError
     │   ├── LaneFull        the broker refused the message because a queue is at its limit
     │   └── Unroutable      no queue is bound: the topology was not applied
     ├── StoreUnavailable    PostgreSQL
+    │   └── StoreContended  it answered: the statement lost a lock to another one
     └── CacheUnavailable    Redis
 """
 
@@ -53,6 +54,10 @@ class Unroutable(BrokerUnavailable):
 
 class StoreUnavailable(Unavailable):
     """PostgreSQL did not answer in time."""
+
+
+class StoreContended(StoreUnavailable):
+    """PostgreSQL gave the statement up for a lock that another one has."""
 
 
 class CacheUnavailable(Unavailable):

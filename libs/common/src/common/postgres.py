@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from common.errors import PoisonError, StoreUnavailable
+from common.errors import PoisonError, StoreContended, StoreUnavailable
 from common.settings import Postgres
 from common.storable import storable_json
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
-# What may be different the next time: the server is away, restarting, out of connections, or chose another victim.
+# A deadlock's victim, or one that waited too long for a lock.
+CONTENDED = (asyncpg.TransactionRollbackError, asyncpg.LockNotAvailableError)
+# What may be different the next time: the server is away, restarting, out of connections.
 TRANSIENT = (
     OSError,
     TimeoutError,
@@ -29,8 +31,6 @@ TRANSIENT = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.LockNotAvailableError,
     # Rights and relations that are missing are an operator's to mend; no message is at fault.
     asyncpg.InsufficientPrivilegeError,
     asyncpg.UndefinedTableError,
@@ -91,6 +91,8 @@ async def acquire(source: Pool, timeout: float) -> AsyncIterator[Connection]:
     try:
         async with source.acquire(timeout=timeout) as connection:
             yield connection
+    except CONTENDED as error:
+        raise StoreContended(f"PostgreSQL gave a statement up: {error!r}") from error
     except TRANSIENT as error:
         # A value that fits no column is an InterfaceError to the driver, but no later try helps.
         if isinstance(error, ValueError):

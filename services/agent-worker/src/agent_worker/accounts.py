@@ -126,7 +126,7 @@ class RunAccounts:
     async def _ask(self, request: CallRequest) -> Leave:
         saved = self._checkpoint.unsaved
         leave = await until_available(
-            lambda: self._repository.begin_call(self._task.task_id, self._fence, request, saved)
+            lambda: self._repository.begin_call(self._task.tenant_id, self._task.task_id, self._fence, request, saved)
         )
         if leave.verdict != "fenced":
             self._checkpoint.saved()

@@ -1,22 +1,40 @@
-"""All SQL of the agent worker: calls of the functions in schema `runtime`, each one round trip."""
+"""All SQL of the agent worker: calls of the functions in schema `runtime`.
+
+What every run asks for goes in batches (see `batching`): one round trip and one commit for all that ask at the same
+time. Rows are locked in the order of their ids, by tenant where balances are concerned, as everywhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from asyncpg import Record
+
+from agent_worker.batching import Batched
 from common import postgres
 from common.contracts.runs import TerminalStatus
 from common.postgres import Pool
 
-_ACQUIRE = "SELECT * FROM runtime.acquire($1, $2, $3, $4, $5)"
+_ACQUIRE = """
+SELECT a.* FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[])
+  WITH ORDINALITY AS r (task_id, tenant_id, tier, worker, n)
+CROSS JOIN LATERAL runtime.acquire(r.task_id, r.tenant_id, r.tier, r.worker, $1) AS a ORDER BY r.n
+"""
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
-_BEGIN_CALL = "SELECT * FROM runtime.begin_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-_FINISH = "SELECT runtime.finish($1, $2, $3, $4, $5)"
+_BEGIN_CALLS = (
+    "SELECT * FROM runtime.begin_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[])"
+)
+_FINISH = """
+SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at)
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[])
+  WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, n) ORDER BY r.n
+"""
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
 
 
@@ -72,6 +90,33 @@ class Leave:
     cap: Decimal | None
 
 
+class _Acquire(NamedTuple):
+    task_id: UUID
+    tenant_id: UUID
+    tier: str
+    worker: str
+
+
+class _BeginCall(NamedTuple):
+    tenant_id: UUID
+    task_id: UUID
+    fence: int
+    call: CallRequest
+    saved: SavedStep | None
+
+
+class _Finish(NamedTuple):
+    task_id: UUID
+    fence: int
+    status: TerminalStatus
+    outcome: bytes
+    finished_at: datetime
+
+
+# The locks of a batch are held until its commit: a few dozen runs give all that is to be gained.
+_BATCH = 32
+
+
 class RunRepository:
     """The runs of this process. Every method raises `StoreUnavailable` where PostgreSQL does not answer."""
 
@@ -79,14 +124,18 @@ class RunRepository:
         self._pool = pool
         self._timeout = timeout
         self._lease = lease
+        self._acquiring = Batched(self._acquire, size=_BATCH, order=attrgetter("task_id"))
+        self._beginning = Batched(self._begin_calls, size=_BATCH, order=attrgetter("tenant_id", "task_id"))
+        self._finishing = Batched(self._finish, size=_BATCH, order=attrgetter("task_id"))
 
     async def acquire(self, task_id: UUID, tenant_id: UUID, tier: str, worker: str) -> Acquisition:
         """Take the run where nobody has it."""
+        return await self._acquiring.call(_Acquire(task_id, tenant_id, tier, worker))
+
+    async def _acquire(self, asked: Sequence[_Acquire]) -> list[Acquisition]:
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            row = await connection.fetchrow(_ACQUIRE, task_id, tenant_id, tier, worker, self._lease)
-        assert row is not None  # noqa: S101 - a function with OUT parameters returns one row
-        steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
-        return Acquisition(**{**dict(row), "steps": steps})
+            rows = await connection.fetch(_ACQUIRE, self._lease, *_columns(asked))
+        return [_acquisition(row) for row in rows]
 
     async def renew(self, held: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
         """Renew these runs' leases; by task id, whether its cancel was asked for. What is absent was lost."""
@@ -95,34 +144,26 @@ class RunRepository:
             rows = await connection.fetch(_RENEW, tasks, fences, self._lease)
         return {row["task_id"]: row["cancel_requested"] for row in rows}
 
-    async def begin_call(self, task_id: UUID, fence: int, call: CallRequest, saved: SavedStep | None) -> Leave:
-        """Check the fence, save the step before, take the hold: one transaction."""
+    async def begin_call(
+        self, tenant_id: UUID, task_id: UUID, fence: int, call: CallRequest, saved: SavedStep | None
+    ) -> Leave:
+        """Check the fence, save the step before, take the hold: all or nothing."""
+        return await self._beginning.call(_BeginCall(tenant_id, task_id, fence, call, saved))
+
+    async def _begin_calls(self, asked: Sequence[_BeginCall]) -> list[Leave]:
+        rows = [(a.tenant_id, a.task_id, a.fence, *_checkpoint_text(a.saved), *astuple(a.call)) for a in asked]
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            row = await connection.fetchrow(
-                _BEGIN_CALL,
-                task_id,
-                fence,
-                *_checkpoint(saved),
-                call.attempt_id,
-                call.step,
-                call.call,
-                call.user_id,
-                call.provider,
-                call.model,
-                call.input_bound,
-                call.max_output_tokens,
-                call.run_cap,
-            )
-        assert row is not None  # noqa: S101 - as above
-        return Leave(**dict(row))
+            return [Leave(**dict(row)) for row in await connection.fetch(_BEGIN_CALLS, *_columns(rows))]
 
     async def finish(
         self, task_id: UUID, fence: int, status: TerminalStatus, outcome: bytes, finished_at: datetime
     ) -> bool:
         """Decide the end of the run; False where another worker holds the fence."""
+        return await self._finishing.call(_Finish(task_id, fence, status, outcome, finished_at))
+
+    async def _finish(self, asked: Sequence[_Finish]) -> list[bool]:
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            decided = await connection.fetchval(_FINISH, task_id, fence, status, outcome, finished_at)
-        return bool(decided)
+            return [bool(row[0]) for row in await connection.fetch(_FINISH, *_columns(asked))]
 
     async def release(self, task_id: UUID, fence: int, saved: SavedStep | None) -> None:
         """Give the run back at once, with the step that is finished but not yet saved."""
@@ -137,3 +178,17 @@ class RunRepository:
 
 def _checkpoint(saved: SavedStep | None) -> tuple[int | None, int | None, dict[str, Any] | None]:
     return (None, None, None) if saved is None else (saved.number, saved.last_seq, saved.state)
+
+
+def _checkpoint_text(saved: SavedStep | None) -> tuple[int | None, int | None, str | None]:
+    number, last_seq, state = _checkpoint(saved)
+    return number, last_seq, None if state is None else postgres.to_json(state)
+
+
+def _acquisition(row: Record) -> Acquisition:
+    steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
+    return Acquisition(**{**dict(row), "steps": steps})
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))

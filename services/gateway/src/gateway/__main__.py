@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import structlog
 
@@ -19,9 +18,6 @@ _log = structlog.get_logger(__name__)
 
 async def _main(settings: Settings, stopping: asyncio.Event) -> None:
     async with bootstrap(settings) as gateway:
-        # What was made so far stays for good: the collector need not walk through it again and again.
-        gc.collect()
-        gc.freeze()
         server = Server(gateway.app, settings.http)
         serving = asyncio.create_task(server.serve_forever(), name="http")
         _log.info("gateway.serving", port=settings.http.port, simulated=settings.simulated)
