@@ -109,7 +109,7 @@ CREATE FUNCTION runtime.begin_calls(
   p_attempts uuid[], p_steps integer[], p_calls integer[], p_users text[], p_providers text[], p_models text[],
   p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[])
 RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
   IF cardinality(p_tasks) > 1 THEN
     PERFORM FROM runtime.runs r WHERE r.task_id = ANY (p_tasks) ORDER BY r.task_id FOR NO KEY UPDATE;

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from decimal import Decimal
+from itertools import product
 from uuid import UUID, uuid4
 
 import pytest
 
+from agent_worker.repository import CallRequest, RunRepository
 from common import postgres
+from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.postgres import Pool
-from tests.integration.billing.calls import Call, balances, settle
+from tests.integration.billing.calls import MODEL, PROVIDER, Call, balances, settle
 from tests.stage import Stage
 
 HOLD = Decimal("0.007")
@@ -63,6 +67,36 @@ async def test_reserving_and_settling_side_by_side(stage: Stage, pool: Pool, man
     assert exceeded == []
     for tenant in tenants:
         await _assert_books(many, tenant)
+
+
+async def test_two_workers_batches_and_settlements_side_by_side(stage: Stage, pool: Pool, many: Pool) -> None:
+    """Runs of three tenants on two workers, whose calls go in batches, while their earlier calls are settled."""
+    tenants = [stage.new_tenant() for _ in range(3)]
+    before = await _deadlocks(many)
+
+    async def runs(repository: RunRepository, user: str | None, tenant: UUID) -> None:
+        task = uuid4()
+        assert (await repository.acquire(task, tenant, "free", "test")).decision == "acquired"
+        async with asyncio.TaskGroup() as settling:
+            for number in range(1, 6):
+                call = Call(tenant, task, number=number, user_id=user)
+                asked = CallRequest(call.attempt_id, 1, number, user, PROVIDER, MODEL, 1000, 1000, None)
+                assert (await repository.begin_call(tenant, task, 1, asked, None)).verdict == "held"
+                settling.create_task(settle(pool, call.record(usage=USED)))
+        assert await repository.finish(task, 1, "completed", b"{}", now())
+
+    async with postgres.pool(stage.postgres("laneway_worker"), "test-worker") as workers, asyncio.timeout(120):
+        repositories = [RunRepository(workers, 30, timedelta(minutes=1)) for _ in range(2)]
+        who = product(repositories, ("anna", "ben", None), tenants * 8)
+        await asyncio.gather(*(runs(repository, user, tenant) for repository, user, tenant in who))
+    for tenant in tenants:
+        await _assert_books(many, tenant)
+    assert await _deadlocks(many) == before
+
+
+async def _deadlocks(owner: Pool) -> int:
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    return int(await owner.fetchval(query))
 
 
 async def _watch(owner: Pool, tenants: list[UUID], exceeded: list[str]) -> None:
