@@ -127,7 +127,7 @@ async def _recorded(stack: Stack) -> tuple[float, float]:
             if first is not None and messages >= MESSAGES:
                 seconds = now - first[0]
                 return (messages - first[1]) / seconds, (events - first[2]) / seconds
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
 
 
 def _total(metrics: str, name: str) -> float:
