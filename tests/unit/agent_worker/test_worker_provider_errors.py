@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import anthropic
@@ -206,3 +206,38 @@ def test_an_error_inside_an_anthropic_stream_goes_by_its_type(kind: str, mapped:
     response = httpx2.Response(200, request=REQUEST)
     error = anthropic.APIStatusError("m", response=response, body={"type": "error", "error": {"type": kind}})
     assert claude.translate(error).reason == mapped
+
+
+SECRETS = "Incorrect API key provided: sk-proj-ab***wxyz in organization org-123"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, None), (402, None), (403, None), (429, None), (429, "insufficient_quota"), (500, None)]
+)
+def test_what_a_provider_says_of_its_operator_is_not_for_tenants(status: int, code: str | None) -> None:
+    error = from_status(status, code, SECRETS, {})
+    assert "sk-" not in error.message
+    assert "org-" not in error.message
+    assert error.detail == SECRETS
+
+
+@pytest.mark.parametrize("translate", [claude.translate, gpt.translate])
+@pytest.mark.parametrize("error", [httpx2.ConnectError(SECRETS), ValueError(SECRETS)])
+def test_nor_is_what_a_broken_connection_says(
+    error: Exception, translate: Callable[[Exception], ProviderError]
+) -> None:
+    translated = translate(error)
+    assert "sk-" not in translated.message
+    assert SECRETS in translated.detail
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500])
+def test_however_long_a_providers_text_is_ours_are_short(status: int) -> None:
+    error = from_status(status, None, "x" * 400_000, {})
+    assert len(error.message) < 600
+    assert len(error.detail) < 2_100
+
+
+def test_why_a_request_was_refused_is_quoted() -> None:
+    assert "too many tokens" in from_status(400, None, "too many tokens", {}).message
+    assert len(gpt.translate(openai.OpenAIError("x" * 9_000)).message) < 600

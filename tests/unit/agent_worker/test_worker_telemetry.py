@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from agent_worker import telemetry
 from agent_worker.providers.base import CallMeter, ModelRequest, TextDelta, TransientError
@@ -81,3 +82,10 @@ async def test_a_call_that_fails_or_is_cut_says_so(spans: InMemorySpanExporter) 
 async def test_without_headers_and_without_an_exporter_nothing_is_needed() -> None:
     with processing(TASK, {}):
         assert not trace.get_current_span().is_recording()
+
+
+async def test_what_a_provider_said_is_logged() -> None:
+    error = TransientError("rate_limited", "the rate limit is reached", detail="in organization org-123")
+    with capture_logs() as logs, pytest.raises(TransientError):
+        await anext(Observed(Scripted(lambda _: (error,))).stream(request("m3"), CallMeter()))
+    assert [(entry["event"], entry["detail"]) for entry in logs] == [("provider.failed", "in organization org-123")]

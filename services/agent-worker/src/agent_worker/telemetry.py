@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 
+import structlog
 from opentelemetry import trace
 from opentelemetry.propagate import extract
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
@@ -18,6 +19,7 @@ from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider
 from common.contracts import TaskSubmitted
 from common.messaging.topology import lane
 
+_log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("laneway.agent_worker")
 
 
@@ -59,6 +61,9 @@ class Observed:
             outcome = "completed"
         except ProviderError as error:
             outcome = error.reason
+            _log.warning(
+                "provider.failed", provider=self.name, model=request.model, reason=error.reason, detail=error.detail
+            )
             raise
         finally:
             CALL_SECONDS.labels(self.name, request.model, outcome).observe(time.perf_counter() - started)

@@ -13,7 +13,6 @@ from agent_worker.providers.base import (
     Block,
     CallMeter,
     ModelRequest,
-    PermanentError,
     Piece,
     ProviderError,
     StopReason,
@@ -21,7 +20,14 @@ from agent_worker.providers.base import (
     TransientError,
     Turn,
 )
-from agent_worker.providers.errors import BROKEN, from_status
+from agent_worker.providers.errors import (
+    BROKEN,
+    from_status,
+    refused_credentials,
+    refused_request,
+    timed_out,
+    unavailable,
+)
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
@@ -173,9 +179,9 @@ def translate(error: Exception) -> ProviderError:
         status = error.status_code if error.status_code >= 400 else _ERROR_STATUS.get(error.type or "", 500)
         return from_status(status, error.error_code, error.message, error.response.headers)
     if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException):
-        return TransientError("provider_timeout", "the provider did not answer in time")
+        return timed_out()
     if isinstance(error, anthropic.CredentialsError):
-        return PermanentError("provider_refused_credentials", str(error))
+        return refused_credentials(str(error))
     if isinstance(error, (anthropic.APIError, anthropic.RetryableError, *BROKEN)):
-        return TransientError("provider_unavailable", f"the connection or the answer was broken: {error}")
-    return PermanentError("provider_refused_request", str(error))
+        return unavailable(repr(error))
+    return refused_request(str(error))

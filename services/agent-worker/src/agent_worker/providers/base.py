@@ -109,11 +109,15 @@ class Provider(Protocol):
 class ProviderError(Exception):
     """A model call failed."""
 
-    def __init__(self, reason: str, message: str, *, retry_after: float | None = None) -> None:
-        """`reason` is a stable word; `retry_after` is the provider's wish, in seconds, not yet bounded."""
+    def __init__(self, reason: str, message: str, *, detail: str = "", retry_after: float | None = None) -> None:
+        """`reason` is a stable word, `message` a sentence that the tenant may read.
+
+        `detail` is what the provider said, for the log alone; `retry_after` its wish, in seconds, not yet bounded.
+        """
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.detail = detail
         self.retry_after = retry_after
 
 

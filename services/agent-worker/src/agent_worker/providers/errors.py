@@ -1,9 +1,14 @@
-"""From an HTTP status and a provider's error code to transient or permanent. Both SDKs' errors end here."""
+"""From an HTTP status and a provider's error code to transient or permanent. Both SDKs' errors end here.
+
+A tenant reads our own sentences: providers name keys, accounts and limits that are the operator's. What they said goes
+to the log. Only why a request was refused is quoted, shortened.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import httpx2
 
@@ -22,19 +27,64 @@ _SPENT = frozenset(
     }
 )
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
+_QUOTED = 500
+_LOGGED = 2_000
 
 
-def from_status(status: int, code: str | None, message: str, headers: Mapping[str, str]) -> ProviderError:
-    """The error that a response with this status and error code is."""
+def from_status(status: int, code: str | None, text: str, headers: Mapping[str, str]) -> ProviderError:
+    """The error that a response with this status, error code and text is."""
     if code in _SPENT:
-        return PermanentError("provider_quota_exhausted", message)
+        return PermanentError("provider_quota_exhausted", "the quota at the provider is used up", detail=_logged(text))
     if status == 429:
-        return TransientError("rate_limited", message, retry_after=_retry_after(headers))
+        return TransientError(
+            "rate_limited",
+            "the provider's rate limit is reached",
+            detail=_logged(text),
+            retry_after=_retry_after(headers),
+        )
     if status >= 500 or status in _TRANSIENT_STATUS:
-        return TransientError("provider_unavailable", message, retry_after=_retry_after(headers))
+        return unavailable(text, headers)
     if status in (401, 402, 403):
-        return PermanentError("provider_refused_credentials", message)
-    return PermanentError("provider_refused_request", message)
+        return refused_credentials(text)
+    return refused_request(text)
+
+
+def unavailable(text: str, headers: Mapping[str, str] = MappingProxyType({})) -> ProviderError:
+    """The provider, the connection to it or its answer was broken."""
+    return TransientError(
+        "provider_unavailable",
+        "the provider is not available, or its answer was broken",
+        detail=_logged(text),
+        retry_after=_retry_after(headers),
+    )
+
+
+def timed_out() -> ProviderError:
+    """The provider was silent for too long."""
+    return TransientError("provider_timeout", "the provider did not answer in time")
+
+
+def refused_credentials(text: str) -> ProviderError:
+    """The operator's key is at fault: what the provider says of it is none of the tenant's business."""
+    return PermanentError(
+        "provider_refused_credentials", "the provider refused this service's credentials", detail=_logged(text)
+    )
+
+
+def refused_request(text: str) -> ProviderError:
+    """The request is at fault, which only the provider's own words can explain."""
+    return PermanentError(
+        "provider_refused_request", f"the provider refused the request: {_cut(text, _QUOTED)}", detail=_logged(text)
+    )
+
+
+def _logged(text: str) -> str:
+    return _cut(text, _LOGGED)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Either SDK's text may be the whole body of the response, however long."""
+    return text if len(text) <= limit else f"{text[:limit]} …"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

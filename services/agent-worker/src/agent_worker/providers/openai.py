@@ -9,12 +9,8 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from agent_worker.providers.base import (
-    PermanentError,
-    ProviderError,
-    TransientError,
-)
-from agent_worker.providers.errors import BROKEN, from_status
+from agent_worker.providers.base import ProviderError
+from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable
 from common.contracts.usage import Usage
 
 _ERROR_STATUS = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
@@ -61,12 +57,12 @@ def translate(error: Exception) -> ProviderError:
     if isinstance(error, openai.APIStatusError):
         return from_status(error.status_code, error.code, error.message, error.response.headers)
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
-        return TransientError("provider_timeout", "the provider did not answer in time")
+        return timed_out()
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError) and error.code:
         return failed(error.code, error.message)
     if isinstance(error, (openai.APIError, *BROKEN)):
-        return TransientError("provider_unavailable", f"the connection or the answer was broken: {error}")
-    return PermanentError("provider_refused_request", str(error))
+        return unavailable(repr(error))
+    return refused_request(str(error))
 
 
 RAISED = (openai.OpenAIError, *BROKEN)
