@@ -282,3 +282,17 @@ async def test_many_large_results_fit_into_the_end(world: World) -> None:
     end = await world.heard.end(task.task_id)
     assert end.status == "completed"
     assert max(len(body) for _, body in world.heard.bodies[task.task_id]) < 2**20
+
+
+async def test_a_step_that_no_broker_takes_fails_its_run_and_no_other(world: World) -> None:
+    huge, task, other = ToolCall("c1", "calculator", {"expression": "9" * 1_200_000}), world.task(), world.task("brief")
+    provider = Scripted(lambda request: ANSWER if request.turns[0].content[0]["text"] == "brief" else (huge,))
+    worker = await world.worker(provider)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id)
+    assert end.error is not None
+    assert (end.status, end.error.type) == ("failed", "too_large")
+    assert [event.type for event in end.events][-2:] == ["error", "done"]
+    assert worker.publisher.ready
+    await world.submit(other)
+    assert (await world.heard.end(other.task_id)).status == "completed"

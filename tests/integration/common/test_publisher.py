@@ -10,10 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from common.contracts import CancelRequested
-from common.errors import BrokerUnavailable, LaneFull, Unroutable
+from common.errors import BrokerUnavailable, LaneFull, PoisonError, Unroutable
 from common.messaging.connection import Broker
 from common.messaging.consumer import hearing_control
-from common.messaging.publisher import RabbitPublisher, publisher
+from common.messaging.publisher import LARGEST_BYTES, RabbitPublisher, publisher
 from common.messaging.topology import AGENT_WORKER, BILLING_QUEUE, CONTROL, EVENTS, GATEWAY, PERSISTER_QUEUE
 from common.settings import Rabbit
 from tests.integration.common.queues import cut_connections, publish, purge, until_depth, usage
@@ -114,3 +114,13 @@ async def test_every_process_hears_control(stage: Stage) -> None:
 
         await eventually(both)
     assert sorted(heard, key=lambda pair: pair[0]) == [("w-1", bell), ("w-2", bell)]
+
+
+async def test_what_is_too_large_harms_nobody_else_on_the_channel(stage: Stage, worker: RabbitPublisher) -> None:
+    await purge(stage, BILLING_QUEUE)
+    huge = usage().model_copy(update={"metadata": {"a": "x" * LARGEST_BYTES}})
+    with pytest.raises(PoisonError, match="the broker takes"):
+        await publish(worker, [huge])
+    await publish(worker, [usage()])
+    await until_depth(stage, BILLING_QUEUE, 1)
+    await purge(stage, BILLING_QUEUE)

@@ -4,11 +4,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent_worker.fitting import LARGEST_BYTES, fitted
 from common.contracts import RunFinished
 from common.contracts.base import now
-from common.contracts.runs import RunMessage
+from common.contracts.events import StreamEvent
+from common.contracts.runs import RunError, RunMessage
+from common.contracts.usage import Usage
 
 
 def end(output: str, *contents: str) -> RunFinished:
@@ -53,3 +57,45 @@ def test_even_an_output_of_control_characters_fits() -> None:
     assert len(fit.encode()) <= LARGEST_BYTES
     assert fit.output is not None
     assert fit.output.endswith("too large]")
+
+
+SIZES = st.one_of(st.integers(0, 2_000), st.integers(100_000, 1_100_000))
+TEXTS = st.builds(lambda character, size: character * size, st.sampled_from('x\x01é😀"'), SIZES)
+COUNTS = st.sampled_from([0, 1, 3])
+DATA = st.dictionaries(st.sampled_from(["text", "error", "arguments"]), TEXTS | st.lists(TEXTS, max_size=2), max_size=2)
+
+
+@settings(max_examples=40)
+@given(TEXTS, TEXTS, TEXTS, DATA, COUNTS, COUNTS, st.dictionaries(st.just("new_class"), TEXTS))
+def test_whatever_a_run_did_its_end_fits(
+    output: str, word: str, said: str, data: dict[str, Any], events: int, messages: int, extra: dict[str, Any]
+) -> None:
+    at = now()
+    many = [StreamEvent(fence=1, seq=seq, type="token", at=at, data=data) for seq in range(1, events + 1)]
+    done = StreamEvent(fence=1, seq=events + 1, type="done", at=at, data={"status": "failed", **data})
+    block = {"type": "tool_call", "id": "1", "name": "t", "arguments": data}
+    finished = end(output, "short").model_copy(
+        update={
+            "error": RunError(type=word, message=said),
+            "events": (*many, done),
+            "messages": (RunMessage(step=1, role="assistant", content=(block,)),) * messages,
+            "usage": Usage(input_tokens=7, **extra),
+        }
+    )
+    fit = fitted(finished)
+    assert len(fit.encode()) <= LARGEST_BYTES
+    assert (fit.status, fit.usage.input_tokens, fit.events[-1].type) == (finished.status, 7, "done")
+
+
+def test_an_error_of_any_length_leaves_the_rest_alone() -> None:
+    long = RunError(type="provider_refused_request", message="x" * 400_000)
+    told = {"type": long.type, "message": long.message}
+    events = tuple(
+        StreamEvent(fence=1, seq=seq, type=kind, at=now(), data=data)
+        for seq, (kind, data) in enumerate([("error", told), ("done", {"status": "failed", "error": told})], 1)
+    )
+    fit = fitted(end("hi").model_copy(update={"error": long, "events": events}))
+    assert len(fit.encode()) <= LARGEST_BYTES
+    assert [event.type for event in fit.events] == ["error", "done"]
+    assert fit.error is not None
+    assert fit.error.type == long.type

@@ -10,8 +10,9 @@ from agent_worker.loop import MaxStepsReachedError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage
+from common.errors import PoisonError
 
-FAILURES = (BudgetExceededError, UnpricedModelError, MaxStepsReachedError, ProviderError)
+FAILURES = (BudgetExceededError, UnpricedModelError, MaxStepsReachedError, ProviderError, PoisonError)
 """What fails a run for good, and is no fault of this worker."""
 
 
@@ -35,6 +36,8 @@ def run_error(error: Exception, model: str) -> RunError:
         return RunError(type=error.reason, message=error.message)
     if isinstance(error, UnpricedModelError):
         return RunError(type="model_unpriced", message=f"the model {model} has no price, so it cannot be called")
+    if isinstance(error, PoisonError):
+        return RunError(type="too_large", message="a step of the run is too large to be recorded")
     kind = "budget_exceeded" if isinstance(error, BudgetExceededError) else "max_steps_reached"
     return RunError(type=kind, message=str(error))
 

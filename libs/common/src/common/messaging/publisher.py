@@ -14,12 +14,14 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelInvalidStateError,
 from pamqp.commands import Basic
 
 from common.contracts import Contract
-from common.errors import BrokerUnavailable, LaneFull, Unroutable
+from common.errors import BrokerUnavailable, LaneFull, PoisonError, Unroutable
 from common.messaging.connection import Broker
 from common.messaging.envelope import Sender, seal
 from common.settings import Rabbit
 
 _IN_FLIGHT = 1024
+LARGEST_BYTES = 1024 * 1024
+"""The broker's `max_message_size`. It answers a larger body by closing the channel, for everybody who uses it."""
 
 
 class Publisher(Protocol):
@@ -35,7 +37,7 @@ class Publisher(Protocol):
         """Publish and await the confirm.
 
         Raises `LaneFull` (refused), `Unroutable` (no queue bound) or `BrokerUnavailable` (outcome unknown: publish
-        again with the same `stable_id`).
+        again with the same `stable_id`); `PoisonError` where the message is too large ever to be taken.
         """
 
 
@@ -60,6 +62,8 @@ class RabbitPublisher:
     ) -> None:
         """See `Publisher.publish`."""
         message = seal(contract, subject=subject, stable_id=stable_id, priority=priority, sender=self._sender)
+        if len(message.body) > LARGEST_BYTES:
+            raise PoisonError(f"{contract.kind} has {len(message.body)} bytes: the broker takes {LARGEST_BYTES}")
         try:
             # One deadline around all of it: the library's own does not cover waiting for the connection.
             async with asyncio.timeout(self._timeout), self._in_flight:
