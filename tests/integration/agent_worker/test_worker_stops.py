@@ -114,6 +114,35 @@ async def test_a_run_that_waits_for_holds_is_cancelled_at_once(world: World) -> 
     assert (end.status, len(provider.requests), end.steps) == ("cancelled", 1, 1)
 
 
+async def test_a_run_whose_worker_died_in_a_call_waits_until_the_dead_hold_is_resolved(world: World) -> None:
+    # As large a call as half of the cap: a second hold does not fit beside the dead one's.
+    task = world.task(caps={"run_cap_usd": "0.01"}, max_output_tokens=1000)
+    dying, provider = Played(ANSWER, hold=True), Played(ANSWER)
+    first = await world.worker(dying, slots=1)
+    await world.submit(task)
+    await dying.called()
+    first.leases.cancel()
+    await world.worker(provider)
+    await world.submit(task)
+
+    async def told() -> list[object]:
+        return [event for event in await world.stream(task) if "waiting_for" in event.data]
+
+    await world.until(told)
+    assert provider.requests == []
+    leased_until = (await world.run_row(task))["lease_until"]
+
+    async def leased_still() -> bool:
+        return bool((await world.run_row(task))["lease_until"] > leased_until)
+
+    await world.until(leased_still)
+    await world.owner.execute("UPDATE billing.holds SET state = 'voided' WHERE task_id = $1", task.task_id)
+    await world.owner.execute("UPDATE billing.balances SET held = 0 WHERE tenant_id = $1", task.tenant_id)
+    end = await world.heard.end(task.task_id)
+    assert (end.status, end.fence, len(provider.requests)) == ("completed", 2, 1)
+    dying.go.set()
+
+
 async def test_draining_lets_runs_finish_within_the_grace(world: World) -> None:
     provider, task = Played(ANSWER, hold=True), world.task()
     worker = await world.worker(provider)

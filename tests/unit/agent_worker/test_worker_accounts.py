@@ -19,6 +19,7 @@ from agent_worker.accounts import (
 )
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.loop import Step
+from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter
 from agent_worker.repository import CallRequest, Leave, RunRepository, SavedStep
 from common.contracts import Contract, TaskSubmitted, UsageRecorded
@@ -84,7 +85,14 @@ class Wire:
         await asyncio.sleep(0)
 
 
-def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None) -> RunAccounts:
+class Unread:
+    """Nobody writes these logs."""
+
+    def notice(self, log: RunLog, *, urgent: bool) -> None:
+        """See `Sink.notice`."""
+
+
+def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None, log: RunLog | None = None) -> RunAccounts:
     return RunAccounts(
         TASK,
         1,
@@ -93,6 +101,7 @@ def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None) -> Run
         cast(RunRepository, store),
         cast(Publisher, wire),
         checkpoint or Checkpoint(),
+        log or RunLog("k", 1, Unread()),
     )
 
 
@@ -123,10 +132,13 @@ async def test_open_holds_are_waited_for() -> None:
     assert store.held == {attempt}
 
 
-async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_WAIT_FOR_HOLDS_SECONDS", 0.01)
-    with pytest.raises(BudgetExceededError, match="beside the calls that are open"):
-        await books(Store(Leave("wait", "run", Decimal(1), Decimal(2))), Wire()).begin(1, 10, 10)
+async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_FIRST_LOOK_SECONDS", 0.0005)
+    monkeypatch.setattr(accounts, "_LONGEST_LOOK_SECONDS", 0.001)
+    store, log = Store(*[Leave("wait", "run", Decimal(1), Decimal(2))] * 50, HELD), RunLog("k", 1, Unread())
+    await books(store, Wire(), log=log).begin(3, 10, 10)
+    told = [(event.type, event.data) for event in log.not_durable()]
+    assert told == [("status", {"status": "running", "step": 3, "waiting_for": "holds", "scope": "run"})]
 
 
 async def test_servers_that_are_away_are_waited_for() -> None:

@@ -12,6 +12,7 @@ import structlog
 
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
+from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter
 from agent_worker.repository import CallRequest, Leave, RunRepository
 from common.contracts import TaskSubmitted, UsageRecorded
@@ -23,7 +24,9 @@ from common.messaging.topology import EVENTS
 
 _log = structlog.get_logger(__name__)
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
-_WAIT_FOR_HOLDS_SECONDS = 30.0
+# Between two looks at holds that are in the way; a wait that comes to the longest is told to the client.
+_FIRST_LOOK_SECONDS = 0.02
+_LONGEST_LOOK_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -36,13 +39,12 @@ class CancelRequestedError(Exception):
 
 
 class BudgetExceededError(Exception):
-    """The next call does not fit into a cap: not at all, or not beside the calls that are open."""
+    """The next call does not fit into a cap, even if every open hold were given back."""
 
     def __init__(self, leave: Leave) -> None:
-        beside = " beside the calls that are open" if leave.verdict == "wait" else ""
         amount, cap = leave.amount or Decimal(0), leave.cap or Decimal(0)
         super().__init__(
-            f"the next model call could cost {amount:f} USD, which the {leave.scope} cap of {cap:f} USD forbids{beside}"
+            f"the next model call could cost {amount:f} USD, which the {leave.scope} cap of {cap:f} USD forbids"
         )
         self.scope = leave.scope
 
@@ -76,6 +78,7 @@ class RunAccounts:
         repository: RunRepository,
         publisher: Publisher,
         checkpoint: Checkpoint,
+        events: RunLog,
     ) -> None:
         """`calls` have been made in earlier acquisitions; `served_by` is the provider and its model."""
         self._task = task
@@ -85,6 +88,7 @@ class RunAccounts:
         self._repository = repository
         self._publisher = publisher
         self._checkpoint = checkpoint
+        self._events = events
         self._held: UUID | None = None
         self.used = checkpoint.usage
         """What the finished steps and this acquisition's calls used, those that were cut included."""
@@ -113,15 +117,23 @@ class RunAccounts:
         return attempt
 
     async def _leave(self, request: CallRequest) -> Leave:
-        """The answer; one that is `wait` is only given when the other calls have stayed open for long."""
-        until = asyncio.get_running_loop().time() + _WAIT_FOR_HOLDS_SECONDS
-        pause = 0.02
+        """The answer, once no open hold is in the way.
+
+        Each of these is settled or voided in the end, so the wait has no limit but the run's own time.
+        """
+        pause, told = _FIRST_LOOK_SECONDS, False
         while (leave := await undisturbed(self._ask(request))).verdict == "wait":
-            if asyncio.get_running_loop().time() > until:
-                break
+            if pause >= _LONGEST_LOOK_SECONDS and not told:
+                self._tell_of_wait(request.step, leave)
+                told = True
             await asyncio.sleep(pause)
-            pause = min(1.0, pause * 2)
+            pause = min(_LONGEST_LOOK_SECONDS, pause * 2)
         return leave
+
+    def _tell_of_wait(self, step: int, leave: Leave) -> None:
+        _log.info("run.waits_for_holds", task_id=str(self._task.task_id), scope=leave.scope)
+        waiting = {"status": "running", "step": step, "waiting_for": "holds", "scope": leave.scope}
+        self._events.emit("status", waiting)
 
     async def _ask(self, request: CallRequest) -> Leave:
         saved = self._checkpoint.unsaved
@@ -168,5 +180,5 @@ def _raise_unless_held(leave: Leave) -> None:
         raise CancelRequestedError
     if leave.verdict == "unpriced":
         raise UnpricedModelError
-    if leave.verdict in ("exceeded", "wait"):
+    if leave.verdict == "exceeded":
         raise BudgetExceededError(leave)

@@ -167,7 +167,7 @@ class Runner:
         served_by = (model.provider, model.name)
         checkpoint = Checkpoint(found.steps)
         accounts = RunAccounts(
-            task, found.fence, found.calls, served_by, equipment.repository, equipment.publisher, checkpoint
+            task, found.fence, found.calls, served_by, equipment.repository, equipment.publisher, checkpoint, log
         )
         plan = Plan(
             model=model.name,
