@@ -149,3 +149,36 @@ async def test_one_log_that_cannot_be_written_keeps_none_back(client: Client) ->
     await writer.flush()
     assert [event.type for event in await read(client, good)] == ["start"]
     assert await read(client, bad) == []
+
+
+async def test_what_redis_refuses_of_one_run_is_that_runs_alone(client: Client) -> None:
+    writer = StreamWriter(client, Lost())
+    refused, other = log_of(writer), log_of(writer)
+    await client.set(refused.key, "not a stream")
+    refused.emit("start", {})
+    other.emit("start", {})
+    await writer.flush()
+    assert await read(client, other) == list(other.not_durable())
+    assert other.not_written() == []
+    await client.delete(refused.key)
+
+    async def written() -> bool:
+        await writer.flush()
+        return await read(client, refused) == list(refused.not_durable())
+
+    await eventually(written)
+
+
+async def test_the_log_of_a_run_that_is_over_is_kept_for_minutes_only(client: Client) -> None:
+    writer = StreamWriter(client, Lost())
+    log, newer = log_of(writer), log_of(writer, fence=2)
+    newer.key = log.key
+    log.emit("start", {})
+    await writer.flush()
+    assert await client.ttl(log.key) > streams.KEEP_ENDED_SECONDS
+    log.emit("done", {})
+    await writer.flush()
+    assert 0 < await client.ttl(log.key) <= streams.KEEP_ENDED_SECONDS
+    newer.emit("reset", {})  # the end was another worker's to decide, and the run goes on
+    await writer.flush()
+    assert await client.ttl(log.key) > streams.KEEP_ENDED_SECONDS

@@ -18,6 +18,8 @@ from common.contracts.events import EventId, StreamEvent
 from common.redis import Client, reporting
 
 KEEP_SECONDS = 3600
+# A run that is over needs its log only until the persister has its events: readers get them from PostgreSQL after that.
+KEEP_ENDED_SECONDS = 600
 _MAX_ENTRIES = 100_000
 
 # KEYS: the log. ARGV: whether it may be created, seconds to keep it, its limit, then id and event, in turns.
@@ -73,7 +75,8 @@ def append_script(client: Client) -> AsyncScript:
 
 def append_arguments(events: Sequence[StreamEvent], *, create: bool) -> list[str | int | bytes]:
     """Arguments of one append: events in order, of one run."""
-    arguments: list[str | int | bytes] = [int(create), KEEP_SECONDS, _MAX_ENTRIES]
+    keep = KEEP_ENDED_SECONDS if events and events[-1].type == "done" else KEEP_SECONDS
+    arguments: list[str | int | bytes] = [int(create), keep, _MAX_ENTRIES]
     for event in events:
         arguments += [str(event.id), encode(event)]
     return arguments

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 
 import structlog
@@ -85,9 +86,21 @@ class StreamWriter:
                         continue
                     await self._script(keys=[log.key], args=arguments, client=pipeline)
                     sent.append((log, events[-1].seq))
-                answers = await pipeline.execute(raise_on_error=True) if sent else []
+                answers = await pipeline.execute(raise_on_error=False) if sent else []
+        refused: dict[RunLog, Exception] = {}
         for (log, last_seq), answer in zip(sent, answers, strict=True):
-            self._settle(log, last_seq, answer)
+            if isinstance(answer, Exception):
+                refused[log] = answer
+            else:
+                self._settle(log, last_seq, answer)
+        if refused:
+            self._postpone(refused)
+
+    def _postpone(self, refused: dict[RunLog, Exception]) -> None:
+        """Logs that Redis would not take, each for a reason of its own: a full memory, a value of another type."""
+        _log.warning("stream.refused", runs=len(refused), error=repr(next(iter(refused.values()))))
+        for log in refused:
+            asyncio.get_running_loop().call_later(_PAUSE_SECONDS, functools.partial(self.notice, log, urgent=False))
 
     def _settle(self, log: RunLog, last_seq: int, answer: int) -> None:
         if answer == streams.FENCED_OFF:
