@@ -7,7 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_worker.loop import input_bound, settle_meter
+from agent_worker.loop import overhead, settle_meter, text_bytes, tokens_of
 from agent_worker.providers import anthropic, openai_chat, openai_responses
 from agent_worker.providers.base import CallMeter, ModelRequest, ToolSpec, Turn
 from agent_worker.tools.base import Toolbox
@@ -28,6 +28,10 @@ WORDS = TEXT.filter(lambda text: text.strip() != "")
 CALLS = st.lists(st.tuples(TEXT, st.dictionaries(TEXT, JSON, max_size=3), TEXT, st.booleans()), min_size=1, max_size=3)
 TOOLBOX = Toolbox(builtin_tools())
 NO_ATTEMPT = UUID(int=0)
+
+
+def input_bound(system: str, turns: tuple[Turn, ...], tools: Toolbox) -> int:
+    return text_bytes(system, turns) + overhead(turns, tools)
 
 
 def conversation(parts: list[tuple[str, str, list[tuple[str, dict[str, Any], str, bool]]]]) -> tuple[Turn, ...]:
@@ -86,10 +90,21 @@ def test_a_final_count_stands() -> None:
     assert (meter.usage, meter.estimated) == (Usage(input_tokens=7, output_tokens=3), False)
 
 
-def test_a_call_that_was_never_accepted_used_nothing() -> None:
+def test_a_call_that_was_refused_used_nothing() -> None:
+    meter = CallMeter(refused=True)
+    settle_meter(meter, 1000, 100)
+    assert (meter.usage, meter.estimated, meter.unanswered) == (Usage(), False, False)
+
+
+def test_a_call_that_was_sent_and_not_answered_may_have_been_read() -> None:
     meter = CallMeter()
     settle_meter(meter, 1000, 100)
-    assert (meter.usage, meter.estimated) == (Usage(), False)
+    assert (meter.usage, meter.estimated, meter.unanswered) == (Usage(input_tokens=1000), True, True)
+
+
+def test_an_estimate_is_of_what_was_said_and_not_of_the_bound() -> None:
+    turns = (Turn("user", ({"type": "text", "text": "hi"},)),)
+    assert tokens_of(text_bytes("", turns)) < 5 < input_bound("", turns, TOOLBOX)
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(0, 500), st.integers(0, 10_000), st.integers(1, 10_000))
@@ -105,7 +120,7 @@ def test_an_estimate_is_at_least_what_was_counted_and_fits_the_hold(
     if counted.total_input_tokens:
         assert meter.usage.total_input_tokens == counted.total_input_tokens
     else:
-        assert 0 < meter.usage.input_tokens <= bound
+        assert meter.usage.input_tokens == bound
 
 
 def test_a_tools_schema_is_part_of_the_input() -> None:

@@ -241,3 +241,27 @@ def test_however_long_a_providers_text_is_ours_are_short(status: int) -> None:
 def test_why_a_request_was_refused_is_quoted() -> None:
     assert "too many tokens" in from_status(400, None, "too many tokens", {}).message
     assert len(gpt.translate(openai.OpenAIError("x" * 9_000)).message) < 600
+
+
+def _by_sdk(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (_by_sdk(openai.APIConnectionError(request=REQUEST), httpx2.ConnectError("refused")), True),
+        (_by_sdk(openai.APITimeoutError(REQUEST), httpx2.ConnectTimeout("slow")), True),
+        (_by_sdk(openai.APITimeoutError(REQUEST), httpx2.PoolTimeout("busy")), True),
+        (_by_sdk(openai.APITimeoutError(REQUEST), httpx2.ReadTimeout("silent")), False),
+        (_by_sdk(openai.APIConnectionError(request=REQUEST), httpx2.ReadError("gone")), False),
+        (httpx2.RemoteProtocolError("cut"), False),
+        (made(openai.RateLimitError), True),
+        (made(openai.InternalServerError), True),
+        (made(openai.BadRequestError), True),
+    ],
+    ids=repr,
+)
+def test_what_was_refused_is_told_from_what_was_sent_and_not_answered(error: Exception, refused: bool) -> None:
+    assert gpt.translate(error).refused is refused

@@ -58,3 +58,8 @@ def test_without_a_hold_the_platform_pays_the_listed_price() -> None:
 def test_without_any_price_there_is_no_cost() -> None:
     made = bill(_record(), None, None)
     assert (made.price_id, made.cost, made.settlement) == (None, None, None)
+
+
+def test_a_call_that_nobody_answered_is_the_platforms() -> None:
+    made = bill(_record().model_copy(update={"unanswered": True}), _hold("open"), None)
+    assert (made.held, made.price_id, made.settlement) == (True, 7, Settlement(Decimal(0), COST))

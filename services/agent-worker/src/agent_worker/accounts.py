@@ -112,7 +112,7 @@ class RunAccounts:
             _raise_unless_held(await self._leave(request))
         except asyncio.CancelledError:
             if self._held == attempt:  # the hold was taken, for a call that will not be made
-                await undisturbed(self.record(attempt, step, CallMeter()))
+                await undisturbed(self.record(attempt, step, CallMeter(refused=True)))
             raise
         return attempt
 
@@ -162,6 +162,7 @@ class RunAccounts:
             fence=self._fence,
             usage=meter.usage,
             estimated=meter.estimated,
+            unanswered=meter.unanswered,
             provider_request_id=meter.request_id,
             metadata=self._task.metadata,
             recorded_at=now(),

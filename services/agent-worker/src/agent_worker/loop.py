@@ -195,7 +195,8 @@ class AgentLoop:
 
     async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
         plan = self._plan
-        bound = min(plan.window, input_bound(plan.system, turns, self._tools))
+        text = text_bytes(plan.system, turns)
+        bound = min(plan.window, text + overhead(turns, self._tools))
         attempt = await self._calls.begin(step, bound, plan.max_output_tokens)
         request = ModelRequest(
             plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
@@ -204,22 +205,26 @@ class AgentLoop:
             async with aclosing(self._provider.stream(request, meter)) as stream:
                 async for piece in stream:
                     yield piece
+        except ProviderError as error:
+            meter.refused = error.refused
+            raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, bound, plan.max_output_tokens)
+            settle_meter(meter, min(bound, tokens_of(text)), plan.max_output_tokens)
             await undisturbed(self._calls.record(attempt, step, meter))
 
 
-def settle_meter(meter: CallMeter, bound: int, max_output_tokens: int) -> None:
-    """Where the provider's count did not arrive, put an estimate from what was received in its place.
+def settle_meter(meter: CallMeter, input_estimate: int, max_output_tokens: int) -> None:
+    """Where the provider's count did not arrive, put an estimate in its place.
 
-    A call that the provider never accepted used nothing. One that it accepted has read the input at least.
+    A call that was refused used nothing. Any other has been read, as far as anybody can know here, and what was
+    received of its answer was written.
     """
-    if meter.final or not meter.accepted:
+    if meter.final or (meter.refused and not meter.accepted):
         return
     counted = meter.usage
-    read = counted.input_tokens if counted.total_input_tokens else -(-bound // _BYTES_PER_TOKEN)
-    received = min(max_output_tokens, -(-meter.received_bytes // _BYTES_PER_TOKEN))
+    read = counted.input_tokens if counted.total_input_tokens else input_estimate
+    received = min(max_output_tokens, tokens_of(meter.received_bytes))
     written = max(counted.output_tokens, received)
     meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
     meter.estimated = True
@@ -231,12 +236,24 @@ _BYTES_PER_TURN = 64
 _BYTES_PER_CALL = 1024
 
 
-def input_bound(system: str, turns: tuple[Turn, ...], tools: Toolbox) -> int:
-    """A number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more, and what the
-    providers wrap around each message and tool."""
-    text = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
+def tokens_of(size: int) -> int:
+    """About how many tokens a text of so many bytes is."""
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def text_bytes(system: str, turns: tuple[Turn, ...]) -> int:
+    """Bytes of what is said in the input."""
+    said = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
+    return len(system.encode()) + said
+
+
+def overhead(turns: tuple[Turn, ...], tools: Toolbox) -> int:
+    """Bytes of the tools, and what the providers wrap around each message and tool at most.
+
+    With the text a number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more.
+    """
     schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
-    return len(system.encode()) + text + schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
+    return schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
 
 
 def _length(value: object) -> int:

@@ -43,11 +43,12 @@ class Bill:
 def bill(record: UsageRecorded, hold: Hold | None, listed: Price | None) -> Bill:
     """Price a record at its hold's price, or at the one listed then where it has no hold.
 
-    A tenant owes only what was held for it: without an open hold of its own, the platform pays.
+    A tenant owes only what was held for it, and only for an answer: for all else the platform pays.
     """
     applied = hold.price if hold else listed
     if applied is None:
         return Bill(record)
     cost = price(record.usage, applied.rates)
     held = hold is not None and hold.state in _UNRESOLVED
-    return Bill(record, applied.price_id, cost, settle(cost, hold.amount if hold and held else NOTHING), held)
+    owed = hold.amount if hold and held and not record.unanswered else NOTHING
+    return Bill(record, applied.price_id, cost, settle(cost, owed), held)

@@ -71,6 +71,7 @@ class UsageRecorded(Contract):
     fence: int
     usage: Usage
     estimated: bool = Field(default=False, description="counted by us, because the provider's count did not arrive")
+    unanswered: bool = Field(default=False, description="sent, and nothing came back: the platform bears what it cost")
     provider_request_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     recorded_at: AwareDatetime

@@ -27,6 +27,7 @@ from agent_worker.providers.errors import (
     refused_request,
     timed_out,
     unavailable,
+    unsent,
 )
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
@@ -179,9 +180,9 @@ def translate(error: Exception) -> ProviderError:
         status = error.status_code if error.status_code >= 400 else _ERROR_STATUS.get(error.type or "", 500)
         return from_status(status, error.error_code, error.message, error.response.headers)
     if isinstance(error, anthropic.APITimeoutError | httpx2.TimeoutException):
-        return timed_out()
+        return timed_out(refused=unsent(error))
     if isinstance(error, anthropic.CredentialsError):
         return refused_credentials(str(error))
     if isinstance(error, (anthropic.APIError, anthropic.RetryableError, *BROKEN)):
-        return unavailable(repr(error))
+        return unavailable(repr(error), refused=unsent(error))
     return refused_request(str(error))

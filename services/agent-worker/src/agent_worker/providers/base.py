@@ -80,18 +80,24 @@ StopReason = Literal["end_turn", "tool_use", "max_tokens", "refusal"]
 class CallMeter:
     """What one call used, as far as is known at this moment; readable after the call was cut.
 
-    `accepted`: the provider began to answer. `complete`: the answer has ended. `final`: the provider's own count of the
-    whole call has arrived. `estimated`: ours stands in for it.
+    `accepted`: the provider began to answer. `refused`: it said no, or never had the call. `complete`: the answer has
+    ended. `final`: the provider's own count of the whole call has arrived. `estimated`: ours stands in for it.
     """
 
     usage: Usage = field(default_factory=Usage)
     request_id: str | None = None
     received_bytes: int = 0
     accepted: bool = False
+    refused: bool = False
     complete: bool = False
     final: bool = False
     estimated: bool = False
     stop_reason: StopReason = "end_turn"
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the call may have been read and billed, though nothing came back."""
+        return self.estimated and not self.accepted
 
 
 class Provider(Protocol):
@@ -109,16 +115,20 @@ class Provider(Protocol):
 class ProviderError(Exception):
     """A model call failed."""
 
-    def __init__(self, reason: str, message: str, *, detail: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str, *, detail: str = "", retry_after: float | None = None, refused: bool = False
+    ) -> None:
         """`reason` is a stable word, `message` a sentence that the tenant may read.
 
         `detail` is what the provider said, for the log alone; `retry_after` its wish, in seconds, not yet bounded.
+        `refused` says that it did not take the call, or never had it: there is nothing to be billed.
         """
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.detail = detail
         self.retry_after = retry_after
+        self.refused = refused
 
 
 class TransientError(ProviderError):

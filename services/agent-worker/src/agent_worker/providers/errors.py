@@ -17,6 +17,8 @@ from agent_worker.providers.base import PermanentError, ProviderError, Transient
 # What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter.
 BROKEN = (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError)
 
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
 # A 429 that waiting does not heal.
 _SPENT = frozenset(
     {
@@ -34,47 +36,64 @@ _LOGGED = 2_000
 def from_status(status: int, code: str | None, text: str, headers: Mapping[str, str]) -> ProviderError:
     """The error that a response with this status, error code and text is."""
     if code in _SPENT:
-        return PermanentError("provider_quota_exhausted", "the quota at the provider is used up", detail=_logged(text))
+        return PermanentError(
+            "provider_quota_exhausted", "the quota at the provider is used up", detail=_logged(text), refused=True
+        )
     if status == 429:
         return TransientError(
             "rate_limited",
             "the provider's rate limit is reached",
             detail=_logged(text),
             retry_after=_retry_after(headers),
+            refused=True,
         )
     if status >= 500 or status in _TRANSIENT_STATUS:
-        return unavailable(text, headers)
+        return unavailable(text, headers, refused=True)
     if status in (401, 402, 403):
         return refused_credentials(text)
     return refused_request(text)
 
 
-def unavailable(text: str, headers: Mapping[str, str] = MappingProxyType({})) -> ProviderError:
+def unsent(error: BaseException | None) -> bool:
+    """Whether this error, or the one that an SDK made it of, came before anything was sent."""
+    return error is not None and (isinstance(error, _UNSENT) or unsent(error.__cause__))
+
+
+def unavailable(
+    text: str, headers: Mapping[str, str] = MappingProxyType({}), *, refused: bool = False
+) -> ProviderError:
     """The provider, the connection to it or its answer was broken."""
     return TransientError(
         "provider_unavailable",
         "the provider is not available, or its answer was broken",
         detail=_logged(text),
         retry_after=_retry_after(headers),
+        refused=refused,
     )
 
 
-def timed_out() -> ProviderError:
+def timed_out(*, refused: bool) -> ProviderError:
     """The provider was silent for too long."""
-    return TransientError("provider_timeout", "the provider did not answer in time")
+    return TransientError("provider_timeout", "the provider did not answer in time", refused=refused)
 
 
 def refused_credentials(text: str) -> ProviderError:
     """The operator's key is at fault: what the provider says of it is none of the tenant's business."""
     return PermanentError(
-        "provider_refused_credentials", "the provider refused this service's credentials", detail=_logged(text)
+        "provider_refused_credentials",
+        "the provider refused this service's credentials",
+        detail=_logged(text),
+        refused=True,
     )
 
 
 def refused_request(text: str) -> ProviderError:
     """The request is at fault, which only the provider's own words can explain."""
     return PermanentError(
-        "provider_refused_request", f"the provider refused the request: {_cut(text, _QUOTED)}", detail=_logged(text)
+        "provider_refused_request",
+        f"the provider refused the request: {_cut(text, _QUOTED)}",
+        detail=_logged(text),
+        refused=True,
     )
 
 

@@ -10,7 +10,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from agent_worker.providers.base import ProviderError
-from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable
+from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable, unsent
 from common.contracts.usage import Usage
 
 _ERROR_STATUS = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
@@ -57,11 +57,11 @@ def translate(error: Exception) -> ProviderError:
     if isinstance(error, openai.APIStatusError):
         return from_status(error.status_code, error.code, error.message, error.response.headers)
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
-        return timed_out()
+        return timed_out(refused=unsent(error))
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError) and error.code:
         return failed(error.code, error.message)
     if isinstance(error, (openai.APIError, *BROKEN)):
-        return unavailable(repr(error))
+        return unavailable(repr(error), refused=unsent(error))
     return refused_request(str(error))
 
 
