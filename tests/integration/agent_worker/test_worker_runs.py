@@ -209,6 +209,19 @@ async def test_a_run_that_takes_too_long(world: World) -> None:
     assert end.usage == record.usage
 
 
+async def test_a_run_that_is_taken_over_has_only_the_time_that_is_left(world: World) -> None:
+    provider, task = Played(ANSWER), world.task()  # its agent's runs may take ten minutes
+    worker = await world.worker(provider)
+    assert (await worker.repository.acquire(task.task_id, task.tenant_id, "free", "dies")).decision == "acquired"
+    await world.owner.execute(
+        "UPDATE runtime.runs SET lease_until = now() - interval '1s', started_at = now() - interval '11 min'"
+    )
+    await world.submit(task)
+    end = await world.heard.end(task.task_id)
+    assert end.error is not None
+    assert (end.status, end.error.type) == ("failed", "timeout")
+
+
 async def test_a_run_that_no_worker_finishes(world: World) -> None:
     provider, task = Played(ANSWER), world.task()
     worker = await world.worker(provider, max_attempts=2)

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.errors import ConfigurationError
 
+# Well below the time after which the broker takes a delivery from its consumer (the policy `lanes`).
+LONGEST_RUN_SECONDS = 3 * 3600
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +58,9 @@ class Agent(_Entry):
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
     temperature: float | None = Field(default=None, ge=0, le=2)
-    timeout_seconds: float = Field(default=600, gt=0, description="wall clock of a whole run")
+    timeout_seconds: float = Field(
+        default=600, gt=0, le=LONGEST_RUN_SECONDS, description="wall clock of a whole run, takeovers included"
+    )
 
 
 class Catalogue(_Entry):

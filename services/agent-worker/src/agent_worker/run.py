@@ -106,7 +106,7 @@ class Run:
         if self._stop_reason is not None:
             self._working.cancel()
         # Not `asyncio.timeout`: a run is cancelled once at most, so that a second time means that nobody can wait.
-        alarm = asyncio.get_running_loop().call_later(self._timeout, self.stop, StopReason.TIMED_OUT)
+        alarm = asyncio.get_running_loop().call_later(self._time_left(), self.stop, StopReason.TIMED_OUT)
         try:
             ending = await self._outcome(self._working)
         finally:
@@ -119,6 +119,12 @@ class Run:
             await self._give_back()
             return None
         return await self._finish(ending or self._cut_short())
+
+    def _time_left(self) -> float:
+        """Seconds. A run that was taken over goes on with the time that its first worker began to use."""
+        if self.fence == 1:
+            return self._timeout
+        return max(0.0, self._timeout - (now() - self._acquired.started_at).total_seconds())
 
     def _cut_short(self) -> Ending:
         if self._stop_reason is StopReason.TIMED_OUT:
