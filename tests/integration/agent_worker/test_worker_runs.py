@@ -222,6 +222,20 @@ async def test_a_run_that_is_taken_over_has_only_the_time_that_is_left(world: Wo
     assert (end.status, end.error.type) == ("failed", "timeout")
 
 
+async def test_a_delivery_that_cannot_be_handled_comes_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider, task = Played(ANSWER), world.task()
+    worker = await world.worker(provider, slots=1)
+    failures = [RuntimeError("a fault of ours")]
+
+    async def failing(_: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(worker.supervisor, "_until_alone", failing)
+    await world.submit(task)
+    assert (await world.heard.end(task.task_id)).status == "completed"
+
+
 async def test_a_run_that_no_worker_finishes(world: World) -> None:
     provider, task = Played(ANSWER), world.task()
     worker = await world.worker(provider, max_attempts=2)

@@ -56,20 +56,27 @@ class Supervisor:
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
+            disposition = await self._decide(delivery)
+        except asyncio.CancelledError:
+            disposition = Disposition.RETURN
+        except Exception as error:  # noqa: BLE001 - unsettled it would take up its slot until the broker loses patience
+            _log.error("delivery.crashed", error=repr(error), exc_info=error)
+            disposition = Disposition.RETRY
+        await delivery.settle(disposition)
+
+    async def _decide(self, delivery: Delivery) -> Disposition:
+        try:
             task = delivery.decode()
         except DecodeError as error:
             _log.warning("task.undecodable", reason=error.reason)
-            await delivery.settle(Disposition.DEAD)
-            return
+            return Disposition.DEAD
         if not isinstance(task, TaskSubmitted):
             _log.warning("task.unexpected_kind", kind=task.kind)
-            await delivery.settle(Disposition.DEAD)
-            return
+            return Disposition.DEAD
         with processing(task, delivery.headers):
-            disposition = await self._disposition(task)
-            await delivery.settle(disposition)
+            return await self._run(task)
 
-    async def _disposition(self, task: TaskSubmitted) -> Disposition:
+    async def _run(self, task: TaskSubmitted) -> Disposition:
         assert self.runner is not None  # noqa: S101 - set by the composition root before consumers open
         await self._until_alone(task.task_id)
         self._active[task.task_id] = asyncio.current_task()  # type: ignore[assignment]
@@ -77,7 +84,7 @@ class Supervisor:
             disposition = await self.runner.run(task)
         except asyncio.CancelledError:
             disposition = Disposition.RETURN
-        except Exception as error:  # noqa: BLE001 - the boundary that decides what becomes of a failed delivery
+        except Exception as error:  # noqa: BLE001 - the boundary that decides what becomes of a failed run
             _log.error("run.crashed", task_id=str(task.task_id), error=repr(error), exc_info=error)
             disposition = Disposition.RETRY
         finally:
