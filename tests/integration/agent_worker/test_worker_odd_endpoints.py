@@ -90,3 +90,9 @@ async def test_a_tool_call_without_usage() -> None:
 async def test_what_is_no_answer_is_a_broken_one(chunks: Sequence[object]) -> None:
     with pytest.raises(TransientError):
         await ask(chunks)
+
+
+async def test_a_refusal_is_told_and_is_no_ordinary_end() -> None:
+    pieces, meter = await ask([chunk({"refusal": "I can"}), chunk({"refusal": "not."}), chunk({}, "stop", usage=USAGE)])
+    assert pieces == [TextDelta("I can"), TextDelta("not.")]
+    assert (meter.stop_reason, meter.received_bytes) == ("refusal", 9)

@@ -4,6 +4,8 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import pytest
+from anthropic.types import MessageDeltaUsage, RawMessageDeltaEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,3 +130,20 @@ def test_a_tools_schema_is_part_of_the_input() -> None:
     assert isinstance(tool.spec, ToolSpec)
     difference = input_bound("", (), Toolbox({"calculator": tool})) - input_bound("", (), Toolbox({}))
     assert difference > len(orjson.dumps(tool.spec.schema))
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("end_turn", "end_turn"),
+        ("stop_sequence", "end_turn"),
+        ("max_tokens", "max_tokens"),
+        ("model_context_window_exceeded", "max_tokens"),
+        ("pause_turn", "pause_turn"),
+    ],
+)
+def test_an_answer_that_was_cut_does_not_read_as_complete(told: str, reason: str) -> None:
+    counted = MessageDeltaUsage(output_tokens=1)
+    event = RawMessageDeltaEvent(delta={"stop_reason": told}, type="message_delta", usage=counted)
+    anthropic._count(event, meter := CallMeter())
+    assert meter.stop_reason == reason

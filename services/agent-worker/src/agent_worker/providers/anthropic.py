@@ -32,7 +32,13 @@ from agent_worker.providers.errors import (
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
-_STOP: dict[str, StopReason] = {"tool_use": "tool_use", "max_tokens": "max_tokens", "refusal": "refusal"}
+_STOP: dict[str, StopReason] = {
+    "tool_use": "tool_use",
+    "max_tokens": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
+    "pause_turn": "pause_turn",
+    "refusal": "refusal",
+}
 _ERROR_STATUS = {
     "overloaded_error": 529,
     "rate_limit_error": 429,

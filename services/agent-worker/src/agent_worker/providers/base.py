@@ -73,7 +73,8 @@ class ToolCall:
 
 
 Piece = TextDelta | ToolCall
-StopReason = Literal["end_turn", "tool_use", "max_tokens", "refusal"]
+StopReason = Literal["end_turn", "tool_use", "max_tokens", "pause_turn", "refusal"]
+"""Why the model stopped. After `max_tokens`, which a full window is too, and `pause_turn` it had more to say."""
 
 
 @dataclass(slots=True)

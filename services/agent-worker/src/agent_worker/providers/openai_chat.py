@@ -51,20 +51,22 @@ class OpenAIChat:
 
 async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
     calls: dict[int, tuple[str, str, list[str]]] = {}
-    counted = False
+    counted = refused = False
     async for chunk in chunks:
         # In the last chunk, with `include_usage`; compatible endpoints have it in others, or never.
         if chunk.usage is not None:
             meter.usage = _usage(chunk.usage)
             counted = True
         for choice in chunk.choices or ():
-            if choice.delta.content:
-                meter.received_bytes += len(choice.delta.content.encode())
-                yield TextDelta(choice.delta.content)
+            # A refusal is told in a field of its own, and then ends like any other answer.
+            if said := choice.delta.content or choice.delta.refusal:
+                meter.received_bytes += len(said.encode())
+                yield TextDelta(said)
+            refused = refused or bool(choice.delta.refusal)
             for fragment in choice.delta.tool_calls or ():
                 _collect(calls, fragment, meter)
             if choice.finish_reason is not None:
-                meter.stop_reason = _STOP.get(choice.finish_reason, "end_turn")
+                meter.stop_reason = "refusal" if refused else _STOP.get(choice.finish_reason, "end_turn")
                 meter.complete = True
     meter.final = meter.complete and counted
     for index in sorted(calls if meter.complete else ()):

@@ -42,6 +42,8 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
     async for event in events:
         if event.type in ("response.output_text.delta", "response.refusal.delta"):
             meter.received_bytes += len(event.delta.encode())
+            if event.type == "response.refusal.delta":
+                meter.stop_reason = "refusal"
             yield TextDelta(event.delta)
         elif event.type == "response.function_call_arguments.delta":
             meter.received_bytes += len(event.delta.encode())
