@@ -71,6 +71,7 @@ def test_money_is_exact_however_it_is_written() -> None:
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"max_output_tokens": 64_001}, "max_output_tokens", "at most 64000"),
         ({"max_steps": 101}, "max_steps", "less than or equal to 100"),
+        ({"max_steps": 5, "agent": "writer"}, "max_steps", "writer takes at most 4 steps"),
         ({"max_cost_usd": 0}, "max_cost_usd", "greater than 0"),
         ({"max_cost_usd": "1e-11"}, "max_cost_usd", "decimal places"),
         ({"temperature": 2.1}, "temperature", "less than or equal to 2"),

@@ -120,6 +120,8 @@ def check_catalogue(request: TaskRequest, catalogue: Catalogue) -> None:
     agent = catalogue.agent(request.agent)
     if agent is None:
         raise invalid_field("agent", f"there is no agent {request.agent!r}")
+    if request.max_steps is not None and request.max_steps > agent.max_steps:
+        raise invalid_field("max_steps", f"{agent.name} takes at most {agent.max_steps} steps")
     model = catalogue.model(request.model or agent.model)
     if model is None:
         raise invalid_field("model", f"there is no model {request.model!r}")
