@@ -124,3 +124,9 @@ async def test_any_text_is_answered_or_refused(expression: str) -> None:
     with contextlib.suppress(ToolError):
         assert await calculator(expression)
     assert time.perf_counter() - started < 10  # a bomb would take minutes
+
+
+async def test_whole_numbers_are_exact_beyond_what_a_float_can_hold() -> None:
+    assert await calculator("2 ** 2000 + 1") == str(2**2000 + 1)
+    with pytest.raises(ToolError, match="the power is too large"):
+        await calculator("2 ** 5000")

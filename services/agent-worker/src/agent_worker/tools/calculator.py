@@ -95,6 +95,6 @@ def _power(base: Number, exponent: Number) -> Number:
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
         raise ToolError("the number is too large")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ToolError("the result is not a finite number")
     return value
