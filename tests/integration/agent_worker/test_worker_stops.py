@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -12,7 +12,7 @@ import pytest
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, TransientError
 from agent_worker.resilience.retry import Retry
-from agent_worker.run import StopReason
+from agent_worker.run import Run, StopReason
 from tests.integration.agent_worker.world import Played, World
 
 COMPUTE = (TextDelta("Let me see. "), ToolCall("c1", "calculator", {"expression": "2 * 21"}))
@@ -177,6 +177,13 @@ async def test_what_does_not_finish_is_given_back_and_goes_on_elsewhere(world: W
     assert events[0].data["after"] == str(last.id)
 
 
+def stopped(run: Run) -> Callable[[], Awaitable[bool]]:
+    async def asked() -> bool:
+        return run._stop_reason is not None
+
+    return asked
+
+
 async def test_a_step_that_is_finished_but_not_saved_is_given_back_with_the_run(world: World) -> None:
     provider, task = Played(COMPUTE, ANSWER), world.task()
     worker = await world.worker(provider, slots=1)
@@ -184,8 +191,9 @@ async def test_a_step_that_is_finished_but_not_saved_is_given_back_with_the_run(
 
     async def slow(exchange: str, key: str, contract: Any, **rest: Any) -> None:
         if key == "run.progressed" and not reached.is_set():
+            (run,) = worker.supervisor._runs.values()
             reached.set()
-            await asyncio.sleep(0.2)  # the broker takes its time, and the drain comes meanwhile
+            await world.until(stopped(run))  # the broker takes its time, and the drain comes meanwhile
         await publish(exchange, key, contract, **rest)
 
     worker.publisher.publish = slow  # type: ignore[assignment,method-assign]
