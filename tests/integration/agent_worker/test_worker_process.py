@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from agent_worker.bootstrap import serve
 from agent_worker.settings import ProviderAccess, WorkerSettings
@@ -26,6 +27,14 @@ def settings_of(world: World) -> WorkerSettings:
         slots=10,
         grace_seconds=5,
     )
+
+
+async def test_a_worker_whose_answers_are_simulated_says_so(world: World) -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+    with capture_logs() as logs:
+        await serve(settings_of(world).model_copy(update={"simulated": True}), stopping)
+    assert "providers.simulated" in {entry["event"] for entry in logs}
 
 
 async def test_it_serves_until_it_is_asked_to_stop_and_finishes_what_it_holds(world: World) -> None:

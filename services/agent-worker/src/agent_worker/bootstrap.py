@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import httpx2
+import structlog
 
 from agent_worker.lanes import guaranteed_slots
 from agent_worker.metrics import SLOTS
@@ -37,11 +38,14 @@ from common.messaging.consumer import consuming, hearing_control
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
 
+_log = structlog.get_logger(__name__)
 _REDIS_CONNECTIONS = 4
 
 
 async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     """Run a worker until it is asked to stop, then drain it."""
+    if settings.simulated:
+        _log.warning("providers.simulated", meaning="every answer of this worker is simulated: no model is called")
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
         shares = guaranteed_slots(settings.slots, catalogue.tiers)

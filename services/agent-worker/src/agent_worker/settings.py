@@ -40,7 +40,7 @@ class WorkerSettings(ServiceSettings):
     grace_seconds: float = Field(default=25.0, ge=0, description="how long runs may go on after SIGTERM")
     first_token_timeout: float = Field(default=60.0, gt=0, description="seconds of silence of a provider")
     max_attempts: int = Field(default=5, ge=1, description="acquisitions of one run before it is given up")
-    simulated: bool = False
+    simulated: bool = Field(default=False, description="the providers are a simulator: said in the log")
 
     @model_validator(mode="after")
     def _some_provider(self) -> Self:
