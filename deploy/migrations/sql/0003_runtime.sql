@@ -176,9 +176,18 @@ BEGIN
   fence := run.fence;
 END $$;
 
+-- Ends a task that its lane refused, of which the record has its copy all the same. Changes nothing where a run exists.
+CREATE FUNCTION runtime.refuse(p_task uuid, p_tenant uuid, p_tier text, p_outcome bytea, p_finished_at timestamptz)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO runtime.runs (task_id, tenant_id, tier, status, fence, attempts, outcome, finished_at)
+  VALUES (p_task, p_tenant, p_tier, 'failed', 1, 0, p_outcome, p_finished_at)
+  ON CONFLICT (task_id) DO NOTHING
+$$;
+
 REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.begin_calls, runtime.finish, runtime.release,
-  runtime.cancel FROM PUBLIC;
+  runtime.cancel, runtime.refuse FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_calls, runtime.finish, runtime.release TO laneway_worker;
 -- The persister ends the runs of tasks whose message died.
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.finish TO laneway_persister;
-GRANT EXECUTE ON FUNCTION runtime.cancel TO laneway_gateway;
+GRANT EXECUTE ON FUNCTION runtime.cancel, runtime.refuse TO laneway_gateway;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -69,9 +70,8 @@ async def test_the_same_key_is_the_same_task(gateway: Running, state: Client) ->
     assert (await gateway.submit(await gateway.tenant(), key=key)).status_code == 202
 
 
-async def test_a_key_is_known_by_the_record_once_redis_forgot(gateway: Running, state: Client) -> None:
-    tenant, key = await gateway.tenant(), f"order-{uuid4()}"
-    task = (await gateway.submit(tenant, key=key)).json()
+async def _record(gateway: Running, tenant: Tenant, task: dict[str, Any]) -> None:
+    """As the persister does."""
     await gateway.database.execute(
         "INSERT INTO history.tasks (task_id, tenant_id, tier, request_hash, submitted_at)"
         " VALUES ($1, $2, 'pro', $3, $4)",
@@ -80,12 +80,36 @@ async def test_a_key_is_known_by_the_record_once_redis_forgot(gateway: Running, 
         request_hash(TASK_REQUEST.validate_json(b'{"input":"What is AI?"}')),
         datetime.fromisoformat(task["created_at"]),
     )
+
+
+async def test_a_key_is_known_by_the_record_once_redis_forgot(gateway: Running, state: Client) -> None:
+    tenant, key = await gateway.tenant(), f"order-{uuid4()}"
+    task = (await gateway.submit(tenant, key=key)).json()
+    await _record(gateway, tenant, task)
+    await gateway.database.execute(
+        "INSERT INTO runtime.runs (task_id, tenant_id, tier, status, fence, attempts)"
+        " VALUES ($1, $2, 'pro', 'running', 1, 1)",
+        UUID(task["id"]),
+        tenant.id,
+    )
     await forget(state, tenant)
     again = await gateway.submit(tenant, key=key)
-    assert (again.status_code, again.json()) == (200, task)
+    assert (again.status_code, again.json()) == (200, task | {"status": "running"})
     other = await gateway.submit(tenant, key=key, priority=1)
     assert (other.status_code, other.json()["type"]) == (409, "urn:laneway:problem:idempotency-conflict")
     assert await _counts(state, tenant) == 0, "neither was admitted"
+
+
+async def test_a_recorded_task_without_a_run_is_published_again(gateway: Running, tap: Tap, state: Client) -> None:
+    tenant, key = await gateway.tenant(), f"order-{uuid4()}"
+    task = (await gateway.submit(tenant, key=key)).json()
+    await _record(gateway, tenant, task)
+    await forget(state, tenant)
+    again = await gateway.submit(tenant, key=key)
+    assert (again.status_code, again.json()) == (200, task)
+    first, second = [unseal(message) for message in await tap.messages(task["id"], 2)]
+    assert first == second
+    assert await _counts(state, tenant) == 1, "it is outstanding, wherever it waits"
 
 
 async def test_a_retry_of_what_was_never_confirmed_is_published(gateway: Running, tap: Tap, state: Client) -> None:

@@ -21,7 +21,7 @@ from gateway.failures import invalid_field
 from gateway.metrics import Metrics
 from gateway.principals import Principal, Principals
 from gateway.schemas import TaskRequest, check_catalogue
-from gateway.tasks import Tasks
+from gateway.tasks import Submitted, Tasks
 from gateway.tickets import Ticket, ticket_for
 from gateway.tracing import Tracing
 
@@ -85,8 +85,7 @@ class Submissions:
         if decision.outcome is Outcome.ADMITTED:
             return await self._enter(principal, ticket, decision)
         if decision.outcome is Outcome.UNCONFIRMED:
-            await self._publish(principal, ticket, decision, decision.answer)
-            return _receipt(ticket, decision, 200, decision.answer)
+            return await self._publish_again(principal, ticket, decision, decision.answer)
         if decision.outcome is Outcome.REPEATED:
             return _receipt(ticket, decision, 200, decision.answer)
         raise _refusal(decision, principal)
@@ -107,6 +106,9 @@ class Submissions:
             if earlier is None:
                 await self._publish(principal, ticket, decision, ticket.candidate.answer)
                 return _receipt(ticket, decision, 202, ticket.candidate.answer)
+            if not earlier.taken:
+                # The record has its copy of what the lane refused, too: only a run shows that the lane had it.
+                return await self._publish_again(principal, ticket, decision, earlier.answer)
         except asyncio.CancelledError:
             self._undo(principal, ticket, decision)
             raise
@@ -114,10 +116,10 @@ class Submissions:
             await self._undone(principal, ticket, decision)
             raise
         await self._undone(principal, ticket, decision)
-        return _receipt(ticket, decision, 200, earlier)
+        return _receipt(ticket, decision, 200, earlier.answer)
 
-    async def _recorded(self, principal: Principal, ticket: Ticket, decision: Decision) -> bytes | None:
-        """The answer of long ago to the same request. Raises `Problem` where the key was another request's."""
+    async def _recorded(self, principal: Principal, ticket: Ticket, decision: Decision) -> Submitted | None:
+        """The same request of long ago. Raises `Problem` where the key was another request's."""
         if not ticket.candidate.keyed:
             return None
         try:
@@ -128,11 +130,14 @@ class Submissions:
             # Redis answered, and knows of no earlier use: the database would only have told of older ones.
             _log.info("submission.unchecked", error=repr(error))
             return None
-        if submitted is None:
-            return None
-        if submitted.request_hash != ticket.candidate.request_hash:
+        if submitted is not None and submitted.request_hash != ticket.candidate.request_hash:
             raise problems.CONFLICT.problem(problems.CONFLICT.detail)
-        return submitted.answer
+        return submitted
+
+    async def _publish_again(self, principal: Principal, ticket: Ticket, decision: Decision, answer: bytes) -> Receipt:
+        """Publish what may have been published before, as the same message: of two, only one is ever run."""
+        await self._publish(principal, ticket.as_answered(answer), decision, answer)
+        return _receipt(ticket, decision, 200, answer)
 
     async def _publish(self, principal: Principal, ticket: Ticket, decision: Decision, answer: bytes) -> None:
         began = perf_counter()
@@ -150,10 +155,19 @@ class Submissions:
         except BrokerUnavailable as error:
             outcome = "lane_full" if isinstance(error, LaneFull) else "unconfirmed_publish"
             self._metrics.admissions.labels(ticket.tier, outcome).inc()
+            if isinstance(error, LaneFull) and not ticket.candidate.keyed:
+                self._background.start(self._refuse(ticket), "submission.refuse")
             raise
         self._metrics.publishing.observe(perf_counter() - began)
         if ticket.candidate.keyed:
             self._background.start(self._admission.accept(principal, ticket.candidate, answer), "admission.accept")
+
+    async def _refuse(self, ticket: Ticket) -> None:
+        """End a task that nobody can ask for again: no key leads to it. Best effort."""
+        try:
+            await self._tasks.refuse(ticket.tenant_id, ticket.refused())
+        except StoreUnavailable as error:
+            _log.warning("submission.not_refused", task_id=str(ticket.task_id), error=repr(error))
 
     def _undo(self, principal: Principal, ticket: Ticket, decision: Decision) -> asyncio.Task[None] | None:
         if not decision.recorded:

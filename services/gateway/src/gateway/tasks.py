@@ -9,6 +9,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from common.contracts import RunFinished
 from common.contracts.events import EventId
 from gateway.database import Database
 from gateway.tickets import answer
@@ -16,7 +17,12 @@ from gateway.tickets import answer
 # A retry is answered soon, or without the database.
 _CHECK_SECONDS = 1.0
 
-_SUBMITTED = "SELECT tier, status, request_hash, submitted_at FROM history.tasks WHERE task_id = $1"
+_SUBMITTED = """
+SELECT t.tier, t.request_hash, t.submitted_at,
+       CASE WHEN t.status = 'queued' THEN coalesce(r.status, 'queued') ELSE t.status END AS status
+FROM history.tasks t LEFT JOIN runtime.runs r ON r.task_id = t.task_id
+WHERE t.task_id = $1
+"""
 
 # What is charged is told once every call of a finished task is accounted for. A hold in doubt is not waited for: its
 # worker died in the call, and unless the record turns up after all the platform pays for it.
@@ -55,6 +61,7 @@ LEFT JOIN runtime.runs r ON r.task_id = q.task_id
 WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
 """
 _CANCEL = "SELECT status, fence, decided FROM runtime.cancel($1, $2, $3)"
+_REFUSE = "SELECT runtime.refuse($1, $2, $3, $4, $5)"
 _EVENTS = """
 SELECT fence, seq, type, at, data FROM history.events
 WHERE task_id = $1 AND (fence, seq) > ($2, $3) ORDER BY fence, seq LIMIT $4
@@ -68,6 +75,8 @@ class Submitted:
 
     request_hash: str | None
     answer: bytes
+    taken: bool
+    """Whether it was ever taken from its lane, or ended: only then it is sure that its lane had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +129,9 @@ class Tasks:
         row = await self._database.within(self._row(tenant_id, _SUBMITTED, task_id), _CHECK_SECONDS)
         if row is None or row["submitted_at"] is None:
             return None
-        return Submitted(row["request_hash"], answer(task_id, row["tier"], row["status"], row["submitted_at"]))
+        status = row["status"]
+        again = answer(task_id, row["tier"], status, row["submitted_at"])
+        return Submitted(row["request_hash"], again, taken=status != "queued")
 
     async def view(self, tenant_id: UUID, task_id: UUID) -> Record | None:
         """All there is to show of a task."""
@@ -159,6 +170,11 @@ class Tasks:
         row = await self._database.within(self._row(tenant_id, _CANCEL, task_id, tenant_id, tier))
         assert row is not None  # noqa: S101 - a function always answers
         return Cancelled(row["status"], row["fence"], row["decided"])
+
+    async def refuse(self, tenant_id: UUID, end: RunFinished) -> None:
+        """End a task that its lane refused, unless it has a run all the same."""
+        arguments = (end.task_id, tenant_id, end.tier, end.encode(), end.finished_at)
+        await self._database.within(self._row(tenant_id, _REFUSE, *arguments))
 
     async def events(self, tenant_id: UUID, task_id: UUID, after: EventId, limit: int) -> Sequence[Record]:
         """Recorded events after an id, in their order."""

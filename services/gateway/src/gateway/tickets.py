@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
 import uuid_utils.compat
 
-from common.contracts import TaskSubmitted
+from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
+from common.contracts.events import StreamEvent
 from common.contracts.identifiers import task_id
+from common.contracts.runs import RunError
 from common.messaging.topology import lane
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
@@ -33,6 +35,26 @@ class Ticket:
     def task_id(self) -> UUID:
         """The task's id."""
         return self.candidate.task_id
+
+    def as_answered(self, answer: bytes) -> Ticket:
+        """The ticket of the submission that was answered so: a repetition is the same message, deadline and all."""
+        return replace(self, at=datetime.fromisoformat(orjson.loads(answer)["created_at"]))
+
+    def refused(self) -> RunFinished:
+        """The end of a task that its lane refused, for those who find it in the record."""
+        at = now()
+        error = RunError(type="lane_full", message="the lane took no more tasks, and the submission was refused")
+        data = {"status": "failed", "error": error.model_dump()}
+        return RunFinished(
+            task_id=self.task_id,
+            tenant_id=self.tenant_id,
+            tier=self.tier,
+            fence=1,
+            status="failed",
+            error=error,
+            events=(StreamEvent(fence=1, seq=1, type="done", at=at, data=data),),
+            finished_at=at,
+        )
 
     def message(self, level: int) -> TaskSubmitted:
         """What is published. Built without validation: every value comes out of a validated request."""
