@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 import uuid_utils.compat
-from fastapi import APIRouter, Body, Depends, Path
+from fastapi import APIRouter, Body, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +23,7 @@ from gateway.failures import invalid_field
 from gateway.identities import Identities
 from gateway.keys import ApiKey
 from gateway.principals import Principals
-from gateway.routes.raw import SECURED, Json
+from gateway.routes.raw import SECURED, Json, checked
 from gateway.schemas import Text
 
 _log = structlog.get_logger(__name__)
@@ -80,9 +80,15 @@ class Administration:
             _log.warning("principals.untold", tenant_id=str(tenant_id), error=repr(error))
 
 
+def _router(administration: Administration) -> APIRouter:
+    return APIRouter(
+        prefix="/v1/admin", tags=["admin"], dependencies=[SECURED], route_class=checked(administration.check)
+    )
+
+
 def tenants_and_keys(administration: Administration, identities: Identities) -> APIRouter:
     """Making tenants, making and revoking keys."""
-    router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[SECURED, Depends(administration.check)])
+    router = _router(administration)
 
     @router.post("/tenants", status_code=201, summary="Make a tenant", responses=problem_responses("invalid-request"))
     async def add_tenant(tenant: NewTenant) -> Response:
@@ -119,7 +125,7 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
 
 def users(administration: Administration, identities: Identities, tiers: tuple[str, ...]) -> APIRouter:
     """Tiers of single users."""
-    router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[SECURED, Depends(administration.check)])
+    router = _router(administration)
 
     @router.put(
         "/tenants/{tenant_id}/users/{user_id}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +23,23 @@ class RawRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint itself."""
         return self.endpoint
+
+
+def checked(check: Callable[[Request], Awaitable[None]]) -> type[APIRoute]:
+    """Routes that check a request before anything of it is parsed, and meet too large a body before the framework."""
+
+    class CheckedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def checking(request: Request) -> Response:
+                await check(request)
+                await request.body()
+                return await handle(request)
+
+            return checking
+
+    return CheckedRoute
 
 
 class Json(Response):
