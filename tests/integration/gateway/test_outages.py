@@ -12,6 +12,7 @@ import pytest
 
 from common.admission import outstanding_key
 from common.redis import Client
+from gateway import principals
 from tests.integration.gateway.conftest import Running, Tap, Tenant, running
 from tests.integration.gateway.relay import Relay, relaying
 from tests.stage import Stage, eventually
@@ -90,6 +91,40 @@ async def test_without_the_broker_nothing_is_accepted_until_it_is_back(
         counted = await state.zcard(outstanding_key(tenant.id, 5))
         accepted = (await fragile.gateway.client.get("/metrics")).text
         assert f'laneway_http_requests_total{{route="/v1/tasks",status="202"}} {float(counted)}' in accepted
+
+
+async def test_one_deadline_is_around_all_that_is_waited_for(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principals, "_KNOWN_SECONDS", 0.0)
+    tenant = await fragile.gateway.tenant()
+    assert (await _timed(fragile, tenant))[0] == 202
+    for relay in fragile.relays("rabbit+postgres"):
+        relay.hang()
+    status, took = await _timed(fragile, tenant, f"order-{uuid4()}")
+    assert status == 503
+    assert took < _LIMIT_SECONDS
+
+
+async def test_a_503_says_no_more_than_is_known(fragile: Fragile) -> None:
+    tenant, stranger = await fragile.gateway.tenant(), await fragile.gateway.tenant()
+    task = (await fragile.gateway.submit(tenant)).json()
+    fragile.rabbit.hang()
+    unknown = await fragile.gateway.submit(tenant)
+    assert "may have been accepted" in unknown.json()["detail"]
+    fragile.postgres.hang()
+    assert "Nothing was accepted" in (await fragile.gateway.submit(stranger)).json()["detail"]
+    cancel = await fragile.gateway.client.post(task["links"]["cancel"], headers=tenant.headers)
+    assert (cancel.status_code, "cancel may have been taken" in cancel.json()["detail"]) == (503, True)
+    read = await fragile.gateway.client.get(task["links"]["self"], headers=tenant.headers)
+    assert (read.status_code, read.json()["detail"]) == (503, "A server did not answer in time.")
+    fragile.rabbit.cut()
+
+    async def noticed() -> bool:
+        return (
+            await fragile.readiness() == 503
+            and "Nothing was accepted" in (await fragile.gateway.submit(tenant)).json()["detail"]
+        )
+
+    await eventually(noticed)
 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])

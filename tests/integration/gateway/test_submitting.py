@@ -17,7 +17,7 @@ from common.redis import Client
 from gateway.admission import level_of
 from gateway.schemas import TASK_REQUEST
 from gateway.tickets import request_hash
-from tests.integration.gateway.conftest import Running, Tap, Tenant, forget
+from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tap, Tenant, forget
 from tests.stage import eventually
 
 
@@ -186,24 +186,58 @@ async def test_bodies_that_are_none(gateway: Running) -> None:
         assert (response.status_code, response.json()["detail"]) == (422, "The body is not JSON.")
     form = await gateway.client.post("/v1/tasks", data={"input": "x"}, headers=tenant.headers)
     assert (form.status_code, form.headers["content-type"]) == (415, "application/problem+json")
+    assert "Content-Type: application/json" in form.json()["detail"]
     response = await gateway.client.post("/v1/tasks", content=b"[]", headers=headers)
     assert response.status_code == 422
     assert response.json()["errors"]
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_is_read(gateway: Running) -> None:
+@pytest.mark.parametrize("address", ["/v1/tasks", "/v1/chat/stream", "/v1/admin/tenants"])
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read(gateway: Running, address: str) -> None:
     tenant = await gateway.tenant()
-    headers = tenant.headers | {"Content-Type": "application/json"}
+    key = ADMIN_KEY if "admin" in address else tenant.key
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     host, port = gateway.client.base_url.host, gateway.client.base_url.port
     reader, writer = await asyncio.open_connection(host, port)
-    head = f"POST /v1/tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {tenant.key}\r\n"
+    head = f"POST {address} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
     for _ in range(3):
         writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
     # The body has not ended, and never will.
     assert (await reader.readline()).split()[1] == b"413"
     writer.close()
-    announced = await gateway.client.post("/v1/tasks", content=b" " * (128 * 1024 + 1), headers=headers)
+    announced = await gateway.client.post(address, content=b" " * (128 * 1024 + 1), headers=headers)
     assert (announced.status_code, announced.json()["type"]) == (413, "urn:laneway:problem:too-large")
+
+
+async def test_the_largest_body_that_may_be(gateway: Running) -> None:
+    headers = (await gateway.tenant()).headers | {"Content-Type": "application/json"}
     fits = await gateway.client.post("/v1/tasks", content=b'{"input":"x"}'.ljust(128 * 1024), headers=headers)
     assert fits.status_code == 202
+
+
+async def test_a_pointer_leads_to_the_field_and_a_parameter_has_none(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+
+    async def errors(body: dict[str, Any], **headers: str) -> list[tuple[str, str | None]]:
+        response = await gateway.client.post("/v1/tasks", json=body, headers=tenant.headers | headers)
+        assert response.status_code == 422
+        return [(error["field"], error.get("pointer")) for error in response.json()["errors"]]
+
+    odd = {"text": 1, "messages": 1, "body": 1, "a/b~ c": 1}
+    assert await errors({"input": "x", "metadata": odd}) == [
+        ("metadata.text", "#/metadata/text"),
+        ("metadata.messages", "#/metadata/messages"),
+        ("metadata.body", "#/metadata/body"),
+        ("metadata.a/b~ c", "#/metadata/a~1b~0%20c"),
+    ]
+    assert await errors({"input": "x", "metadata": {"": "x"}}) == [("metadata.", "#/metadata/")]
+    assert await errors({"input": [{"role": "user", "content": 5}]}) == [("input.0.content", "#/input/0/content")]
+    assert await errors({"input": 5}) == [("input", "#/input")]
+    assert await errors({"input": "x", "text": 5}) == [("text", "#/text")]
+    assert await errors({"input": "x"}, **{"Idempotency-Key": ""}) == [("Idempotency-Key", None)]
+    query = await gateway.client.get("/v1/tasks?limit=0&status=x", headers=tenant.headers)
+    assert [error.keys() for error in query.json()["errors"]] == [{"field", "reason"}] * 2
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    made = await gateway.client.post("/v1/admin/tenants", json={"name": "", "plan": "pro"}, headers=admin)
+    assert (made.json()["errors"][0]["field"], made.json()["errors"][0]["pointer"]) == ("name", "#/name")

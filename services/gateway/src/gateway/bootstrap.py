@@ -93,10 +93,11 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         administration = admin.Administration(admin_key, principals, sender)
         app = application(
             [
-                tasks.submitting(principals, submissions, tracing),
-                streams.chatting(principals, submissions, followed, cancellations, background, tracing),
+                tasks.submitting(submissions),
+                streams.chatting(submissions, followed, cancellations, background),
                 tasks.listing(principals, store),
-                tasks.reading(principals, store, records, cancellations),
+                tasks.reading(principals, store, records),
+                tasks.cancelling(principals, cancellations),
                 streams.following(principals, store, records, followed),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),

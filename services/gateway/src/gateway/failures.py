@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI
@@ -12,13 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.errors import LaneFull, Unavailable
+from common.errors import Unavailable
 from gateway import problems
 from gateway.problems import Problem, render
 
 _log = structlog.get_logger(__name__)
-_RETRY_SECONDS = "2"
-_PLACES = ("body", "query", "path", "header", "text", "messages")
 _BY_STATUS = {kind.status: kind for kind in reversed(problems.KINDS)}
 
 
@@ -32,44 +31,74 @@ def install(app: FastAPI) -> None:
 
 
 def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
-    """The problem for pydantic's errors: a pointer and a reason for each field, at most 20 of them."""
-    details = [_field(error) for error in list(errors)[:20]]
+    """The problem for pydantic's errors in a body: a pointer and a reason for each field, at most 20 of them."""
+    return _listed([_field(_parts(error["loc"]), _reason(error)) for error in list(errors)[:20]])
+
+
+def invalid_field(field: str, reason: str) -> Problem:
+    """The problem for one field of a body that is wrong in a way that only we can know."""
+    return _listed([_field([field], reason)])
+
+
+def invalid_parameter(name: str, reason: str) -> Problem:
+    """The problem for a header, or a parameter of the address: no pointer leads to it."""
+    return _listed([{"field": name, "reason": reason}])
+
+
+def _listed(details: list[dict[str, str]]) -> Problem:
     first = details[0]
     return problems.INVALID.problem(f"{first['field'] or 'body'}: {first['reason']}", errors=details)
 
 
-def invalid_field(field: str, reason: str) -> Problem:
-    """The problem for one field that is wrong in a way that only we can know."""
-    return problems.INVALID.problem(
-        f"{field}: {reason}", errors=[{"field": field, "pointer": f"#/{field}", "reason": reason}]
-    )
+def _of_request(error: Mapping[str, Any]) -> dict[str, str]:
+    """One of the framework's errors, whose place begins with where the value was looked for."""
+    where, *parts = error["loc"]
+    if where == "body":
+        return _field(_parts(parts), _reason(error))
+    return {"field": ".".join(map(str, parts)), "reason": _reason(error)}
 
 
-def _field(error: Mapping[str, Any]) -> dict[str, str]:
-    parts = [str(part) for part in error["loc"] if part not in _PLACES]
-    reason = str(error["msg"]).removeprefix("Value error, ")
-    return {"field": ".".join(parts), "pointer": "#/" + "/".join(parts), "reason": reason}
+def _parts(location: Sequence[str | int]) -> list[str]:
+    """Where the client finds it: without the names by which our schema tells one form of `input` from the other."""
+    parts = [str(part) for part in location if part != "[key]"]
+    return [parts[0], *parts[2:]] if parts[:1] == ["input"] else parts
+
+
+def _field(parts: Sequence[str], reason: str) -> dict[str, str]:
+    return {"field": ".".join(parts), "pointer": _pointer(parts), "reason": reason}
+
+
+def _pointer(parts: Sequence[str]) -> str:
+    """A JSON pointer as a URI fragment (RFC 6901); that of the whole document is `#`."""
+    return "#" + "".join("/" + quote(part.replace("~", "~0").replace("/", "~1"), safe="~") for part in parts)
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)  # noqa: S101 - for the type checker; registered for it above
+    if error.kind.status == 503:
+        _log_unavailable(request, error.__cause__)
     return render(error, request.url.path)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    _log.warning("request.unavailable", path=request.url.path, error=repr(error))
-    kind = problems.LANE_FULL if isinstance(error, LaneFull) else problems.UNAVAILABLE
+    _log_unavailable(request, error)
+    return render(problems.unavailable(""), request.url.path)
+
+
+def _log_unavailable(request: Request, error: BaseException | None) -> None:
     # Which server is away is for our log, not for the client.
-    detail = "The lane takes no more tasks now." if isinstance(error, LaneFull) else "A server did not answer in time."
-    safe = "Nothing was accepted; a retry with the same Idempotency-Key is safe." if request.method == "POST" else ""
-    return render(kind.problem(f"{detail} {safe}".strip(), headers={"Retry-After": _RETRY_SECONDS}), request.url.path)
+    _log.warning("request.unavailable", path=request.url.path, error=repr(error))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
     if any(one["type"] == "json_invalid" for one in error.errors()):
         return render(problems.INVALID.problem("The body is not JSON."), request.url.path)
-    return render(invalid(error.errors()), request.url.path)
+    return render(_listed([_of_request(one) for one in error.errors()[:20]]), request.url.path)
 
 
 async def _framework(request: Request, error: Exception) -> Response:

@@ -10,6 +10,9 @@ import asyncpg
 from gateway.database import Database
 from gateway.keys import ApiKey
 
+# Who asks is only the first thing that a request needs to know.
+_LOOK_UP_SECONDS = 1.0
+
 _PRINCIPAL = "SELECT * FROM identity.principal($1)"
 _USER_TIER = "SELECT tier FROM identity.users WHERE user_id = $1"
 _INSERT_TENANT = "INSERT INTO identity.tenants (tenant_id, name, plan) VALUES ($1, $2, $3)"
@@ -41,7 +44,7 @@ class Identities:
 
     async def key(self, key_id: str) -> KeyRow | None:
         """A key, revoked or not."""
-        return await self._database.within(self._key(key_id))
+        return await self._database.within(self._key(key_id), _LOOK_UP_SECONDS)
 
     async def _key(self, key_id: str) -> KeyRow | None:
         async with self._database.statement() as connection:
@@ -59,7 +62,7 @@ class Identities:
 
     async def user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
         """The tier of one user, where the tenant has set one."""
-        return await self._database.within(self._user_tier(tenant_id, user_id))
+        return await self._database.within(self._user_tier(tenant_id, user_id), _LOOK_UP_SECONDS)
 
     async def _user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
         async with self._database.as_tenant(tenant_id) as connection:

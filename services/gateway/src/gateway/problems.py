@@ -14,6 +14,7 @@ import orjson
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
+COME_AGAIN = {"Retry-After": "2"}
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,38 @@ NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such task.")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "Method not allowed", "This address does not support DELETE.")
 CONFLICT = Kind("idempotency-conflict", 409, "Conflict", "This Idempotency-Key was used with another request.")
 TOO_LARGE = Kind("too-large", 413, "Content too large", "The body is larger than 131072 bytes.")
-UNSUPPORTED_MEDIA = Kind("unsupported-media-type", 415, "Unsupported media type", "Send the body as application/json.")
+UNSUPPORTED_MEDIA = Kind(
+    "unsupported-media-type",
+    415,
+    "Unsupported media type",
+    "Send the body as JSON, with the header `Content-Type: application/json`.",
+)
 INVALID = Kind("invalid-request", 422, "Invalid request", "priority: Input should be less than or equal to 9")
 RATE_LIMITED = Kind("rate-limited", 429, "Too many requests", "The plan allows 600 requests per minute.")
 TOO_MANY_OUTSTANDING = Kind(
     "too-many-outstanding", 429, "Too many outstanding tasks", "The plan allows 2000 outstanding tasks."
 )
 INTERNAL = Kind("internal", 500, "Internal error", "The request could not be served; it was logged.")
-UNAVAILABLE = Kind("unavailable", 503, "Unavailable", "RabbitMQ did not confirm. A retry is safe.")
-LANE_FULL = Kind("lane-full", 503, "Lane full", "A lane is full.")
+UNAVAILABLE = Kind(
+    "unavailable", 503, "Unavailable", "A server did not answer in time. Nothing was accepted: a retry is safe."
+)
+LANE_FULL = Kind(
+    "lane-full",
+    503,
+    "Lane full",
+    "The lane takes no more tasks now. Submit this one again later, with the same Idempotency-Key if it had one.",
+)
 
 KINDS = (
     UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, TOO_LARGE, UNSUPPORTED_MEDIA, INVALID,
     RATE_LIMITED, TOO_MANY_OUTSTANDING, INTERNAL, UNAVAILABLE, LANE_FULL,
 )  # fmt: skip
+
+
+def unavailable(consequence: str) -> Problem:
+    """A server was away; `consequence` is what that means for what was asked, as far as it is known."""
+    detail = f"A server did not answer in time. {consequence}".strip()
+    return UNAVAILABLE.problem(detail, headers=COME_AGAIN)
 
 
 def render(problem: Problem, instance: str) -> Response:

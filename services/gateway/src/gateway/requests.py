@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from gateway import problems
-from gateway.failures import invalid, invalid_field
+from gateway.failures import invalid, invalid_parameter
 from gateway.schemas import TASK_REQUEST, TaskRequest
 
 _KEY_LENGTH = 200
@@ -33,5 +33,5 @@ def idempotency_key(request: Request) -> str | None:
     if key is None:
         return None
     if not (1 <= len(key) <= _KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise invalid_field("Idempotency-Key", f"must be 1 to {_KEY_LENGTH} printable ASCII characters")
+        raise invalid_parameter("Idempotency-Key", f"must be 1 to {_KEY_LENGTH} printable ASCII characters")
     return key

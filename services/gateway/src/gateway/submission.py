@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from uuid import UUID
 
 import structlog
+from starlette.requests import Request
 
 from common.catalogue import Catalogue
 from common.errors import BrokerUnavailable, LaneFull, StoreUnavailable, Unavailable
@@ -20,6 +22,7 @@ from gateway.background import Background
 from gateway.failures import invalid_field
 from gateway.metrics import Metrics
 from gateway.principals import Principal, Principals
+from gateway.requests import idempotency_key, read_task
 from gateway.schemas import TaskRequest, check_catalogue
 from gateway.tasks import Submitted, Tasks
 from gateway.tickets import Ticket, ticket_for
@@ -30,11 +33,15 @@ _log = structlog.get_logger(__name__)
 # The client hears something within 3 s, whatever is down.
 _DEADLINE_SECONDS = 2.7
 
+_NOTHING = "Nothing was accepted: a retry is safe."
+_UNKNOWN = "The task may have been accepted: retry with the same Idempotency-Key, and it is the same task."
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The answer to a submission."""
 
+    tenant_id: UUID
     task_id: UUID
     status: int
     body: bytes
@@ -66,13 +73,19 @@ class Submissions:
         self._metrics = metrics
         self._tracing = tracing
 
-    async def submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
-        """Take the task in. Raises `Problem` or `Unavailable`: then nothing is admitted, and a retry is safe."""
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                return await self._submit(principal, request, key)
-        except TimeoutError as error:
-            raise Unavailable("the submission took too long") from error
+    async def receive(self, request: Request) -> Receipt:
+        """Take the task of a request in. Raises `Problem`."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        async with _within(_DEADLINE_SECONDS, at_deadline=_NOTHING):
+            principal = await self._principals.authenticate(request.headers.get("authorization"))
+        left = _DEADLINE_SECONDS - (clock() - began)
+        key = idempotency_key(request)
+        # As long as the client takes to send it: that time is not ours.
+        asked = await read_task(request)
+        with self._tracing.receiving(request.headers):
+            async with _within(left, at_deadline=_UNKNOWN):
+                return await self._submit(principal, asked, key)
 
     async def _submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
         check_catalogue(request, self._catalogue)
@@ -153,14 +166,19 @@ class Submissions:
                     priority=decision.level,
                 )
         except BrokerUnavailable as error:
-            outcome = "lane_full" if isinstance(error, LaneFull) else "unconfirmed_publish"
-            self._metrics.admissions.labels(ticket.tier, outcome).inc()
-            if isinstance(error, LaneFull) and not ticket.candidate.keyed:
-                self._background.start(self._refuse(ticket), "submission.refuse")
-            raise
+            raise self._unpublished(ticket, error) from error
         self._metrics.publishing.observe(perf_counter() - began)
         if ticket.candidate.keyed:
             self._background.start(self._admission.accept(principal, ticket.candidate, answer), "admission.accept")
+
+    def _unpublished(self, ticket: Ticket, error: BrokerUnavailable) -> problems.Problem:
+        if not isinstance(error, LaneFull):
+            self._metrics.admissions.labels(ticket.tier, "unconfirmed_publish").inc()
+            return problems.unavailable(_UNKNOWN)
+        self._metrics.admissions.labels(ticket.tier, "lane_full").inc()
+        if not ticket.candidate.keyed:
+            self._background.start(self._refuse(ticket), "submission.refuse")
+        return problems.LANE_FULL.problem(problems.LANE_FULL.detail, headers=problems.COME_AGAIN)
 
     async def _refuse(self, ticket: Ticket) -> None:
         """End a task that nobody can ask for again: no key leads to it. Best effort."""
@@ -180,10 +198,21 @@ class Submissions:
             await asyncio.shield(undo)
 
 
+@asynccontextmanager
+async def _within(seconds: float, *, at_deadline: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise problems.unavailable(at_deadline) from error
+    except Unavailable as error:
+        raise problems.unavailable(_NOTHING) from error
+
+
 def _receipt(ticket: Ticket, decision: Decision, status: int, body: bytes) -> Receipt:
     headers = decision.headers()
     headers["Location"] = f"/v1/tasks/{ticket.task_id}"
-    return Receipt(ticket.task_id, status, body, headers)
+    return Receipt(ticket.tenant_id, ticket.task_id, status, body, headers)
 
 
 def _refusal(decision: Decision, principal: Principal) -> problems.Problem:

@@ -16,17 +16,15 @@ from common.errors import CacheUnavailable
 from gateway.background import Background
 from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, stream_parameters, task_body
-from gateway.failures import invalid_field
+from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.requests import idempotency_key, read_task
 from gateway.routes.raw import SECURED, RawRoute
 from gateway.routes.tasks import no_such_task, task_uuid
 from gateway.sse import EventStream
 from gateway.streams import Streams
 from gateway.submission import Receipt, Submissions
 from gateway.tasks import State, Tasks
-from gateway.tracing import Tracing
 
 _EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events as they come"}
 
@@ -34,12 +32,11 @@ _EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}
 class ChatStream(EventStream):
     """A stream whose run is cancelled when its client goes away: no more tokens are bought for nobody."""
 
-    def __init__(self, frames: AsyncIterator[bytes], receipt: Receipt, abandon: Background, run: Cancellations,
-                 tenant_id: UUID) -> None:  # fmt: skip
+    def __init__(self, frames: AsyncIterator[bytes], receipt: Receipt, abandon: Background, run: Cancellations) -> None:
         super().__init__(frames, {**receipt.headers, "X-Laneway-Task-Id": str(receipt.task_id)})
         self._abandon = abandon
         self._cancellations = run
-        self._tenant_id = tenant_id
+        self._tenant_id = receipt.tenant_id
         self._task_id = receipt.task_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,12 +81,7 @@ def following(principals: Principals, tasks: Tasks, records: Records, streams: S
 
 
 def chatting(
-    principals: Principals,
-    submissions: Submissions,
-    streams: Streams,
-    cancellations: Cancellations,
-    background: Background,
-    tracing: Tracing,
+    submissions: Submissions, streams: Streams, cancellations: Cancellations, background: Background
 ) -> APIRouter:
     """Submitting and following in one request."""
     router = APIRouter(route_class=RawRoute, tags=["streams"], dependencies=[SECURED])
@@ -105,14 +97,9 @@ def chatting(
     )  # fmt: skip
     async def chat(request: Request) -> Response:
         """The first event is a `status` with the task as a 202 would show it; then the task's own events."""
-        principal = await principals.authenticate(request.headers.get("authorization"))
-        key = idempotency_key(request)
-        asked = await read_task(request)
-        with tracing.receiving(request.headers):
-            receipt = await submissions.submit(principal, asked, key)
-        following = streams.frames(principal.tenant_id, receipt.task_id, fresh=receipt.status == 202)
-        frames = _with_receipt(receipt, following)
-        return ChatStream(frames, receipt, background, cancellations, principal.tenant_id)
+        receipt = await submissions.receive(request)
+        following = streams.frames(receipt.tenant_id, receipt.task_id, fresh=receipt.status == 202)
+        return ChatStream(_with_receipt(receipt, following), receipt, background, cancellations)
 
     return router
 
@@ -132,4 +119,4 @@ def _after(request: Request) -> EventId:
     try:
         return EventId.parse(named)
     except ValueError as error:
-        raise invalid_field("Last-Event-ID", str(error)) from error
+        raise invalid_parameter("Last-Event-ID", str(error)) from error

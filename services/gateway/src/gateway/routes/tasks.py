@@ -11,23 +11,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.contracts.runs import Status
-from common.errors import CacheUnavailable
+from common.errors import CacheUnavailable, Unavailable
 from gateway import problems
 from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, task_body
-from gateway.failures import invalid_field
+from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.requests import idempotency_key, read_task
 from gateway.routes.raw import SECURED, Json, RawRoute
 from gateway.schemas import Text
 from gateway.submission import Submissions
 from gateway.tasks import Tasks
-from gateway.tracing import Tracing
 from gateway.views import cursor_of, parse_cursor, task_view, unrecorded_view
 
 
-def submitting(principals: Principals, submissions: Submissions, tracing: Tracing) -> APIRouter:
+def submitting(submissions: Submissions) -> APIRouter:
     """The way in."""
     router = APIRouter(route_class=RawRoute, tags=["tasks"], dependencies=[SECURED])
 
@@ -43,11 +41,7 @@ def submitting(principals: Principals, submissions: Submissions, tracing: Tracin
     )  # fmt: skip
     async def submit(request: Request) -> Response:
         """202 once the task is safe: both its lane and the durable record's queue have confirmed it."""
-        principal = await principals.authenticate(request.headers.get("authorization"))
-        key = idempotency_key(request)
-        asked = await read_task(request)
-        with tracing.receiving(request.headers):
-            receipt = await submissions.submit(principal, asked, key)
+        receipt = await submissions.receive(request)
         return Response(receipt.body, receipt.status, receipt.headers, "application/json")
 
     return router
@@ -75,7 +69,7 @@ def listing(principals: Principals, tasks: Tasks) -> APIRouter:
     return router
 
 
-def reading(principals: Principals, tasks: Tasks, records: Records, cancellations: Cancellations) -> APIRouter:
+def reading(principals: Principals, tasks: Tasks, records: Records) -> APIRouter:
     """One task that exists."""
     router = APIRouter(tags=["tasks"], dependencies=[SECURED])
 
@@ -98,12 +92,22 @@ def reading(principals: Principals, tasks: Tasks, records: Records, cancellation
             raise no_such_task()
         return Json(unrecorded_view(answer, row))
 
+    return router
+
+
+def cancelling(principals: Principals, cancellations: Cancellations) -> APIRouter:
+    """Ending a task early."""
+    router = APIRouter(tags=["tasks"], dependencies=[SECURED])
+
     @router.post("/v1/tasks/{task_id}/cancel", summary="Cancel a task", responses=problem_responses("not-found"))
     async def cancel(request: Request, task_id: str) -> Response:
         """`cancelled`, `cancelling` while a worker is being told, or the end that the task had before."""
         principal = await principals.authenticate(request.headers.get("authorization"))
         known = task_uuid(task_id)
-        status = await cancellations.cancel(principal.tenant_id, known)
+        try:
+            status = await cancellations.cancel(principal.tenant_id, known)
+        except Unavailable as error:
+            raise problems.unavailable("The cancel may have been taken: ask again, or read the task.") from error
         if status is None:
             raise no_such_task()
         return Json({"id": known, "status": status})
@@ -117,7 +121,7 @@ def _place(cursor: str | None) -> tuple[datetime, UUID] | None:
     try:
         return parse_cursor(cursor)
     except ValueError as error:
-        raise invalid_field("cursor", "is not one that a page ended with") from error
+        raise invalid_parameter("cursor", "is not one that a page ended with") from error
 
 
 def task_uuid(text: str) -> UUID:

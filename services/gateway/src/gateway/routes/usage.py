@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.documentation import problem_responses
-from gateway.failures import invalid_field
+from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.routes.raw import SECURED, Json
 from gateway.usage import UsageReport
@@ -33,7 +33,7 @@ def reporting(principals: Principals, usage: UsageReport) -> APIRouter:
         last = to or datetime.now(UTC).date()
         first = from_ or last.replace(day=1)
         if not 0 <= (last - first).days <= _LONGEST_DAYS:
-            raise invalid_field("from", f"must be at most {_LONGEST_DAYS} days before `to`")
+            raise invalid_parameter("from", f"must be at most {_LONGEST_DAYS} days before `to`")
         return Json(await usage.report(principal.tenant_id, first, last))
 
     return router
