@@ -31,10 +31,14 @@ class Sequence:
         self._held: dict[EventId, StreamEvent] = {}
 
     def add(self, events: Iterable[StreamEvent]) -> None:
-        """Take in events; those that were given out before, or that find no room, are dropped."""
-        for event in events:
-            if event.id > self.last and len(self._held) < _HELD:
-                self._held[event.id] = event
+        """Take in events; those that were given out before are dropped, and the latest where there is no more room.
+
+        What comes first is what the others wait for; the latest is read again when its turn has come.
+        """
+        self._held.update((event.id, event) for event in events if event.id > self.last)
+        if len(self._held) > _HELD:
+            for latest in sorted(self._held)[_HELD:]:
+                del self._held[latest]
 
     def take(self) -> Iterator[StreamEvent]:
         """Give out every event whose turn has come."""
