@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.contracts.events import BEGINNING, EventId
+from common.contracts.events import BEGINNING, LARGEST, EventId
 
-numbers = st.integers(min_value=0, max_value=2**31)
+numbers = st.integers(min_value=0, max_value=LARGEST)
 ids = st.builds(EventId, numbers, numbers)
 
 
@@ -24,7 +24,23 @@ def test_a_later_fence_sorts_after_all_of_an_earlier_one(one: EventId, other: Ev
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "-", "1-", "-1", "1-2-3", "a-1", "1-b", "+1-2", " 1-2", "1-٣", "9" * 39 + "-1"]
+    "text",
+    [
+        "",
+        "1",
+        "-",
+        "1-",
+        "-1",
+        "1-2-3",
+        "a-1",
+        "1-b",
+        "+1-2",
+        " 1-2",
+        "1-٣",
+        "9" * 39 + "-1",
+        "2147483648-1",
+        "1-2147483648",
+    ],
 )
 def test_what_is_no_event_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an event id"):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import orjson
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.contracts.events import StreamEvent
 from gateway.sequence import Gap
+
+_log = structlog.get_logger(__name__)
 
 PING = b": ping\n\n"
 # A client that is cut off comes back after a second, with the last id it saw.
@@ -40,7 +44,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[bytes], headers: dict[str, str] | None = None) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str] | None = None) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._frames = frames
@@ -58,12 +62,21 @@ class EventStream(Response):
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)
-        self.gone = self.gone or (not sending.cancelled() and isinstance(sending.exception(), OSError))
+        self._judge(sending)
+
+    def _judge(self, sending: asyncio.Task[None]) -> None:
+        error = None if sending.cancelled() else sending.exception()
+        if isinstance(error, OSError):
+            self.gone = True
+        elif error is not None:
+            # The status is sent: all that is left is to break off, and the client comes back with the last id it saw.
+            _log.error("stream.failed", error=repr(error), exc_info=error)
 
     async def _send_all(self, send: Send) -> None:
-        async for frame in self._frames:
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        async with aclosing(self._frames) as frames:
+            async for frame in frames:
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -68,7 +69,7 @@ class Streams:
         known: State | None = None,
         *,
         fresh: bool = False,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """The frames of a run's stream after an event, to its end.
 
         `known` is what the record says at the moment; a task that is `fresh` was submitted by this very request.
@@ -78,8 +79,9 @@ class Streams:
         self._metrics.streams.inc()
         try:
             yield PREAMBLE
-            async for item in reader.read():
-                yield self._framed(item)
+            async with aclosing(reader.read()) as items:
+                async for item in items:
+                    yield self._framed(item)
         finally:
             self._metrics.streams.dec()
 
@@ -112,7 +114,7 @@ class _Reader:
         self._clock = asyncio.get_running_loop().time
         self._spoke = self._clock()
 
-    async def read(self) -> AsyncIterator[StreamEvent | Gap | None]:
+    async def read(self) -> AsyncGenerator[StreamEvent | Gap | None]:
         """Events in order; None where a sign of life is due."""
         with self._hub.subscribed(log.key(self._tenant_id, self._task_id)) as subscription:
             await self._until_heard(subscription)

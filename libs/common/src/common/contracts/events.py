@@ -6,11 +6,16 @@ first event of a later fence is a `reset` that names the last event that still s
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 EventType = Literal["start", "status", "token", "tool_start", "tool_end", "usage", "reset", "gap", "error", "done"]
+
+_ID = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
+LARGEST = 2**31 - 1
+"""Of either number, as the record's columns have it."""
 
 
 class EventId(NamedTuple):
@@ -25,10 +30,11 @@ class EventId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> EventId:
         """Raises `ValueError` where the text is no event id."""
-        fence, separator, seq = text.partition("-")
-        if not (separator and fence.isdecimal() and seq.isdecimal() and len(text) <= 40 and text.isascii()):
+        match = _ID.fullmatch(text)
+        parsed = cls(int(match[1]), int(match[2])) if match else None
+        if parsed is None or max(parsed) > LARGEST:
             raise ValueError(f"{text[:60]!r} is not an event id of the form <fence>-<seq>")
-        return cls(int(fence), int(seq))
+        return parsed
 
 
 BEGINNING = EventId(0, 0)

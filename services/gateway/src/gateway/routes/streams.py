@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from uuid import UUID
 
 import orjson
@@ -32,7 +33,9 @@ _EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}
 class ChatStream(EventStream):
     """A stream whose run is cancelled when its client goes away: no more tokens are bought for nobody."""
 
-    def __init__(self, frames: AsyncIterator[bytes], receipt: Receipt, abandon: Background, run: Cancellations) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes], receipt: Receipt, abandon: Background, run: Cancellations
+    ) -> None:
         super().__init__(frames, {**receipt.headers, "X-Laneway-Task-Id": str(receipt.task_id)})
         self._abandon = abandon
         self._cancellations = run
@@ -104,12 +107,13 @@ def chatting(
     return router
 
 
-async def _with_receipt(receipt: Receipt, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_receipt(receipt: Receipt, frames: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     # Without an id: it is no place to resume from.
     document = orjson.loads(receipt.body) | {"type": "status", "at": orjson.loads(receipt.body)["created_at"]}
     yield b"event: status\ndata: %b\n\n" % orjson.dumps(document)
-    async for frame in frames:
-        yield frame
+    async with aclosing(frames):
+        async for frame in frames:
+            yield frame
 
 
 def _after(request: Request) -> EventId:
