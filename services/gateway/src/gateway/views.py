@@ -104,7 +104,9 @@ def _milliseconds(begin: datetime | None, end: datetime | None) -> int | None:
 
 def cursor_of(row: Record) -> str:
     """Where the page after this row begins."""
-    return f"{row['submitted_at'].isoformat()}_{row['task_id']}"
+    # With Z and not +00:00: a plus sign in an address that somebody pastes together is a blank.
+    at = row["submitted_at"].astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return f"{at}_{row['task_id']}"
 
 
 def parse_cursor(cursor: str) -> tuple[datetime, UUID]:
