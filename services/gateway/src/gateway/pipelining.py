@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from common.errors import CacheUnavailable
 from common.redis import Client, reporting
 
+_log = structlog.get_logger(__name__)
 _BATCH = 200
 _WAITING = 10_000
+# For a command and all that waits before it.
+_ANSWER_SECONDS = 1.5
 # After a failure no other script waits for the same time-out: one in this many seconds finds out for all.
 _PAUSE_SECONDS = 0.5
 
@@ -79,7 +83,11 @@ class Pipelined:
         self._waiting.append(call)
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush(), name="redis.flush")
-        return await call.answer
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await call.answer
+        except TimeoutError as error:
+            raise CacheUnavailable(f"Redis did not answer within {_ANSWER_SECONDS} s") from error
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -92,6 +100,9 @@ class Pipelined:
             except asyncio.CancelledError:
                 self._fail(batch, CacheUnavailable("the gateway is stopping"))
                 raise
+            except Exception as error:  # noqa: BLE001 - nobody else is there to tell those who wait
+                _log.exception("redis.flush_failed")
+                self._fail(batch, CacheUnavailable(f"Redis could not be asked: {error!r}"))
 
     def _fail(self, batch: Sequence[_Call], error: CacheUnavailable) -> None:
         for call in (*batch, *self._waiting):
