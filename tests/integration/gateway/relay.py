@@ -14,6 +14,7 @@ class Relay:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._refusing = False
@@ -36,6 +37,11 @@ class Relay:
         self._refusing = False
         self._flowing.set()
 
+    def say(self, data: bytes) -> None:
+        """Tell every client something that the server never said."""
+        for writer in self._clients:
+            writer.write(data)
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client."""
         if self._refusing:
@@ -44,12 +50,14 @@ class Relay:
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         pair = {writer, there_writer}
         self._writers |= pair
+        self._clients.add(writer)
         self.connections += 1
         try:
             await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
         finally:
             self.connections -= 1
             self._writers -= pair
+            self._clients.discard(writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

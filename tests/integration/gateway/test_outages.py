@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
+from pamqp import commands as spec
+from pamqp.frame import marshal
 
 from common.admission import outstanding_key
 from common.redis import Client
@@ -91,6 +93,27 @@ async def test_without_the_broker_nothing_is_accepted_until_it_is_back(
         counted = await state.zcard(outstanding_key(tenant.id, 5))
         accepted = (await fragile.gateway.client.get("/metrics")).text
         assert f'laneway_http_requests_total{{route="/v1/tasks",status="202"}} {float(counted)}' in accepted
+
+
+async def test_while_the_broker_has_an_alarm_submissions_are_refused_at_once(fragile: Fragile) -> None:
+    tenant = await fragile.gateway.tenant()
+    fragile.rabbit.say(marshal(spec.Connection.Blocked(reason="low on memory"), 0))
+
+    async def red() -> bool:
+        return await fragile.readiness() == 503
+
+    await eventually(red)
+    status, took = await _timed(fragile, tenant)
+    assert status == 503
+    assert took < 1
+    assert "Nothing was accepted" in (await fragile.gateway.submit(tenant)).json()["detail"]
+    fragile.rabbit.say(marshal(spec.Connection.Unblocked(), 0))
+
+    async def green() -> bool:
+        return await fragile.readiness() == 200
+
+    await eventually(green)
+    assert (await _timed(fragile, tenant))[0] == 202
 
 
 async def test_one_deadline_is_around_all_that_is_waited_for(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ class Broker:
         self._connection: aio_pika.abc.AbstractRobustConnection | None = None
         self._channels: list[AbstractRobustChannel] = []
         self._watchdog: asyncio.Task[None] | None = None
+        self.blocked = False
+        """Whether the broker reads no publishes on it: an alarm. Known within a second, once one was published."""
 
     async def __aenter__(self) -> Self:
         aiormq.Connection.FRAME_BUFFER_SIZE = _FRAME_BUFFER
@@ -113,6 +115,7 @@ class Broker:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             connected = self._connection is not None and self._connection.connected.is_set()
+            self._notice(blocked=connected and await self._is_blocked())
             if self.ready or not connected:
                 stuck_since = None
                 continue
@@ -121,6 +124,23 @@ class Broker:
                 _log.error("broker.stuck", connection=self._name, action="reconnect")
                 stuck_since = None
                 await self._drop_transport()
+
+    def _notice(self, *, blocked: bool) -> None:
+        if blocked != self.blocked:
+            _log.warning("broker.blocked" if blocked else "broker.unblocked", connection=self._name)
+        self.blocked = blocked
+
+    async def _is_blocked(self) -> bool:
+        transport = self._connection.transport if self._connection is not None else None
+        if transport is None:
+            return False
+        try:
+            # The library tells of it only in this way: at once, or after the alarm.
+            async with asyncio.timeout(0):
+                await transport.connection.ready()
+        except TimeoutError:
+            return True
+        return False
 
     async def _drop_transport(self) -> None:
         transport = self._connection.transport if self._connection is not None else None

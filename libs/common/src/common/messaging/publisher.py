@@ -55,7 +55,7 @@ class RabbitPublisher:
     @property
     def ready(self) -> bool:
         """Whether a publish has a chance now."""
-        return self._broker.ready
+        return self._broker.ready and not self._broker.blocked
 
     async def publish(
         self, exchange: str, routing_key: str, contract: Contract, *, subject: UUID, stable_id: str, priority: int = 0
