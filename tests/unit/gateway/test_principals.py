@@ -14,6 +14,7 @@ from gateway.identities import Identities, KeyRow
 from gateway.keys import ApiKey
 from gateway.principals import Principals
 from gateway.problems import Problem
+from tests.stage import eventually
 
 
 class _Identities(Identities):
@@ -38,6 +39,9 @@ class _Identities(Identities):
         return row
 
     async def user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable("away")
         return self.tiers.get((tenant_id, user_id))
 
 
@@ -109,6 +113,66 @@ async def test_while_the_database_is_away_the_known_go_on_and_the_unknown_are_to
     assert identities.asked == asked, "not asked again for a while"
     with pytest.raises(StoreUnavailable):
         await known.authenticate(_made(identities)[0])
+
+
+async def test_what_was_known_is_not_believed_for_ever(
+    identities: _Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(principals, "_KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(principals, "_STALE_SECONDS", 0.0)
+    monkeypatch.setattr(principals, "_BELIEVED_SECONDS", 0.05)
+    header, _, _ = _made(identities)
+    known = Principals(identities)
+    await known.authenticate(header)
+    identities.away = True
+    await known.authenticate(header)
+
+    async def doubted() -> bool:
+        try:
+            await known.authenticate(header)
+        except StoreUnavailable:
+            return True
+        return False
+
+    await eventually(doubted)
+
+
+async def test_keys_that_do_not_exist_push_out_none_that_do(
+    identities: _Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(principals, "_CACHED", 2)
+    monkeypatch.setattr(principals, "_UNKNOWN", 2)
+    header, _, _ = _made(identities)
+    known = Principals(identities)
+    await known.authenticate(header)
+    for _ in range(5):
+        with pytest.raises(Problem):
+            await known.authenticate(f"Bearer {ApiKey.mint().token}")
+    asked = identities.asked
+    await known.authenticate(header)
+    assert identities.asked == asked
+
+
+async def test_what_is_in_use_stays(identities: _Identities, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principals, "_CACHED", 2)
+    used, _, _ = _made(identities)
+    known = Principals(identities)
+    for _ in range(5):
+        await known.authenticate(used)
+        await known.authenticate(_made(identities)[0])
+    assert identities.asked == 6
+
+
+async def test_a_user_without_a_tier_goes_on_while_the_database_is_away(
+    identities: _Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, _, _ = _made(identities)
+    known = Principals(identities)
+    principal = await known.authenticate(header)
+    monkeypatch.setattr(principals, "_KNOWN_SECONDS", 0.0)
+    assert await known.tier(principal, "ada") == "pro"
+    identities.away = True
+    assert await known.tier(principal, "ada") == "pro"
 
 
 async def test_a_revoked_key_is_forgotten_when_the_bell_rings(identities: _Identities) -> None:
