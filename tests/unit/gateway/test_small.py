@@ -29,7 +29,6 @@ _ENVIRONMENT = {
     "LANEWAY_RABBIT_URL": "amqp://u:p@h/v",
     "LANEWAY_POSTGRES_DSN": "postgresql://u:p@h/d",
     "LANEWAY_REDIS_STATE_URL": "redis://h/0",
-    "LANEWAY_REDIS_CACHE_URL": "redis://h/1",
     "LANEWAY_CATALOGUE_DIR": "deploy/catalogue",
 }
 

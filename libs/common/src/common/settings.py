@@ -44,7 +44,7 @@ class Redis(BaseModel):
     """Two instances: `state` is never evicted, `cache` may be at any time."""
 
     state_url: SecretStr
-    cache_url: SecretStr
+    cache_url: SecretStr | None = Field(default=None, description="nothing of this version uses it")
     timeout: float = Field(default=0.5, gt=0, description="seconds for one command or pipeline")
 
 
