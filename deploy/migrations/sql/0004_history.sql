@@ -27,6 +27,9 @@ CREATE TABLE history.tasks (
   recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 CREATE INDEX tasks_of_tenant ON history.tasks (tenant_id, submitted_at DESC, task_id DESC);
+-- For lists of one status: of what has ended, and of what has not, which is little.
+CREATE INDEX tasks_ended ON history.tasks (tenant_id, status, submitted_at DESC, task_id DESC) WHERE status <> 'queued';
+CREATE INDEX tasks_open ON history.tasks (tenant_id, submitted_at DESC, task_id DESC) WHERE status = 'queued';
 CALL identity.protect('history.tasks', 'laneway_persister');
 
 CREATE TABLE history.messages (

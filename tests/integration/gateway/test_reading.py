@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from common.admission import outstanding_key
@@ -19,6 +20,7 @@ from common.contracts.usage import Usage
 from common.messaging.envelope import unseal
 from common.messaging.topology import CONTROL
 from common.redis import Client
+from gateway import tasks
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant, forget, tapping
 from tests.stage import eventually
 
@@ -311,3 +313,40 @@ async def test_numbers_for_operators(gateway: Running) -> None:
         return 'laneway_admissions_total{outcome="admitted",tier="pro"} 3.0' in text
 
     await eventually(counted)
+
+
+async def _plan(gateway: Running, tenant: Tenant, statement: str, *arguments: object) -> str:
+    """How PostgreSQL reads for the gateway, where the tenant has very many tasks that all completed."""
+    connection = await asyncpg.connect(gateway.stage.login("gateway"))
+    try:
+        await connection.execute(f"SET app.tenant_id = '{tenant.id}'")
+        lines = await connection.fetch(f"EXPLAIN {statement}", *arguments)
+    finally:
+        await connection.close()
+    return "\n".join(line[0] for line in lines)
+
+
+async def test_a_status_that_is_rare_is_not_looked_for_among_all_others(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    await gateway.database.execute(
+        "INSERT INTO history.tasks (task_id, tenant_id, tier, status, submitted_at)"
+        " SELECT gen_random_uuid(), $1, 'pro', 'completed', $2::timestamptz + n * interval '1 s'"
+        " FROM generate_series(1, 20000) n",
+        tenant.id,
+        _BEGAN,
+    )
+    await gateway.database.execute("ANALYZE history.tasks")
+    plan = await _plan(gateway, tenant, tasks._PAGE_OF_STATUS, None, None, "failed", None, 21)
+    assert "tasks_ended" in plan
+    assert "tasks_open" in plan
+    assert "tasks_of_tenant" not in plan
+    assert "Seq Scan on tasks" not in plan
+
+
+async def test_events_are_looked_for_in_the_months_of_their_task_only(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    long_ago = _BEGAN.replace(year=2020)
+    state = tasks.State("pro", 5, "completed", "completed", 1, None, long_ago, long_ago)
+    plan = await _plan(gateway, tenant, tasks._EVENTS, uuid4(), 0, 0, 500, *state.period)
+    assert f"events_{datetime.now(UTC):%Y_%m}" not in plan
+    assert "events_default" in plan

@@ -215,7 +215,7 @@ class _Reader:
         try:
             async with self._record_gate:
                 state = await self._tasks.state(self._tenant_id, self._task_id)
-                rows = await self._tasks.events(self._tenant_id, self._task_id, self._sequence.last, _CHUNK)
+                rows = await self._tasks.events(self._tenant_id, self._task_id, self._sequence.last, _CHUNK, state)
         except StoreUnavailable as error:
             _log.debug("stream.record_unread", error=repr(error))
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from asyncpg import Record
@@ -47,14 +47,30 @@ FROM history.tasks q JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
 WHERE q.submitted_at IS NOT NULL
   AND ($1::timestamptz IS NULL OR (q.submitted_at, q.task_id) < ($1, $2::uuid))
-  AND ($3::text IS NULL OR $3 = CASE WHEN q.status = 'queued' THEN coalesce(r.status, 'queued') ELSE q.status END)
-  AND ($4::text IS NULL OR q.tier = $4)
+  AND $3::text IS NULL AND ($4::text IS NULL OR q.tier = $4)
 ORDER BY q.submitted_at DESC, q.task_id DESC LIMIT $5
 """
+# Of one status: what is recorded with it, and of what is recorded as queued that whose run has it. Each part has its
+# index, so that a status which is rare is not looked for among all the others.
+_PAGE_OF_STATUS = f"""{_VIEW}
+FROM (
+  (SELECT task_id, submitted_at FROM history.tasks
+   WHERE status = $3::text AND status <> 'queued' AND submitted_at IS NOT NULL
+     AND ($1::timestamptz IS NULL OR (submitted_at, task_id) < ($1, $2::uuid)) AND ($4::text IS NULL OR tier = $4)
+   ORDER BY submitted_at DESC, task_id DESC LIMIT $5)
+  UNION ALL
+  (SELECT o.task_id, o.submitted_at FROM history.tasks o LEFT JOIN runtime.runs x ON x.task_id = o.task_id
+   WHERE o.status = 'queued' AND coalesce(x.status, 'queued') = $3 AND o.submitted_at IS NOT NULL
+     AND ($1::timestamptz IS NULL OR (o.submitted_at, o.task_id) < ($1, $2::uuid)) AND ($4::text IS NULL OR o.tier = $4)
+   ORDER BY o.submitted_at DESC, o.task_id DESC LIMIT $5)
+) q JOIN history.tasks t ON t.task_id = q.task_id
+LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+ORDER BY q.submitted_at DESC, q.task_id DESC LIMIT $5
+"""  # noqa: S608 - made of constants
 
 _STATE = """
 SELECT coalesce(t.tier, r.tier) AS tier, t.priority, t.status AS recorded_status, r.status AS run_status,
-       r.fence, r.attempts, r.outcome, r.finished_at
+       r.fence, r.attempts, r.outcome, t.submitted_at, coalesce(r.finished_at, t.finished_at) AS finished_at
 FROM (SELECT $1::uuid AS task_id) q
 LEFT JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
@@ -64,8 +80,11 @@ _CANCEL = "SELECT status, fence, decided FROM runtime.cancel($1, $2, $3)"
 _REFUSE = "SELECT runtime.refuse($1, $2, $3, $4, $5)"
 _EVENTS = """
 SELECT fence, seq, type, at, data FROM history.events
-WHERE task_id = $1 AND (fence, seq) > ($2, $3) ORDER BY fence, seq LIMIT $4
+WHERE task_id = $1 AND (fence, seq) > ($2, $3) AND at BETWEEN $5 AND $6 ORDER BY fence, seq LIMIT $4
 """
+# Between the clocks of two machines, with much to spare.
+_CLOCKS_APART = timedelta(days=1)
+_BEFORE_ALL, _AFTER_ALL = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 _TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
 
@@ -89,7 +108,14 @@ class State:
     run_status: str | None
     fence: int
     outcome: bytes | None
+    submitted_at: datetime | None
     finished_at: datetime | None
+
+    @property
+    def period(self) -> tuple[datetime, datetime]:
+        """In which all its events are, by whichever clock: the record's partitions are by time."""
+        begin = self.submitted_at - _CLOCKS_APART if self.submitted_at else _BEFORE_ALL
+        return begin, self.finished_at + _CLOCKS_APART if self.ended and self.finished_at else _AFTER_ALL
 
     @property
     def recorded(self) -> bool:
@@ -148,7 +174,8 @@ class Tasks:
     ) -> Sequence[Record]:
         """Tasks, newest first, from those submitted before a place in that order."""
         at, task_id = before or (None, None)
-        return await self._database.within(self._rows(tenant_id, _PAGE, at, task_id, status, tier, limit))
+        statement = _PAGE if status is None else _PAGE_OF_STATUS
+        return await self._database.within(self._rows(tenant_id, statement, at, task_id, status, tier, limit))
 
     async def state(self, tenant_id: UUID, task_id: UUID) -> State | None:
         """How far the task is; None where neither a record nor a run is known."""
@@ -162,6 +189,7 @@ class Tasks:
             row["run_status"],
             row["fence"] or 1,
             row["outcome"],
+            row["submitted_at"],
             row["finished_at"],
         )
 
@@ -176,9 +204,13 @@ class Tasks:
         arguments = (end.task_id, tenant_id, end.tier, end.encode(), end.finished_at)
         await self._database.within(self._row(tenant_id, _REFUSE, *arguments))
 
-    async def events(self, tenant_id: UUID, task_id: UUID, after: EventId, limit: int) -> Sequence[Record]:
+    async def events(
+        self, tenant_id: UUID, task_id: UUID, after: EventId, limit: int, state: State | None
+    ) -> Sequence[Record]:
         """Recorded events after an id, in their order."""
-        return await self._database.within(self._rows(tenant_id, _EVENTS, task_id, after.fence, after.seq, limit))
+        begin, end = state.period if state is not None else (_BEFORE_ALL, _AFTER_ALL)
+        arguments = (task_id, after.fence, after.seq, limit, begin, end)
+        return await self._database.within(self._rows(tenant_id, _EVENTS, *arguments))
 
     async def _row(self, tenant_id: UUID, statement: str, *arguments: object) -> Record | None:
         async with self._database.as_tenant(tenant_id) as connection:
