@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from gateway.documents import ProblemDocument, Submitted
 from gateway.problems import KINDS, MEDIA_TYPE, Kind
 from gateway.schemas import EXAMPLES, TaskRequest
 
+_TASK_ID = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+def _header(description: str, kind: str = "string") -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": {"type": kind}}
+
+
+_RETRY = {"Retry-After": _header("seconds", "integer")}
+_HEADERS_OF_PROBLEMS = {
+    401: {"WWW-Authenticate": _header("`Bearer`, with the realm")},
+    429: _RETRY,
+    503: _RETRY,
+}
+_RECEIPT_HEADERS = {
+    "Location": _header("the task"),
+    "RateLimit-Limit": _header("requests per minute", "integer"),
+    "RateLimit-Remaining": _header("what is left of them", "integer"),
+    "RateLimit-Reset": _header("seconds until all are left", "integer"),
+}
+CHAT_HEADERS = _RECEIPT_HEADERS | {"X-Laneway-Task-Id": _header("the task's id")}
 _ANYWHERE = ("unauthenticated", "internal", "unavailable")
 
 
@@ -15,11 +38,27 @@ def problem_responses(*names: str) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in KINDS:
         if kind.name in (*names, *_ANYWHERE):
-            response = responses.setdefault(
-                kind.status, {"description": kind.title, "content": {MEDIA_TYPE: {"examples": {}}}}
-            )
+            response = responses.setdefault(kind.status, _problem_response(kind))
             response["content"][MEDIA_TYPE]["examples"][kind.name] = {"value": _example(kind)}
     return responses
+
+
+def _problem_response(kind: Kind) -> dict[str, Any]:
+    headers = _HEADERS_OF_PROBLEMS.get(kind.status, {})
+    content = {MEDIA_TYPE: {"schema": _inlined(ProblemDocument), "examples": {}}}
+    return {"description": kind.title, "headers": headers, "content": content}
+
+
+def receipt_responses() -> dict[int | str, dict[str, Any]]:
+    """The `responses` to a submission and to its repetition."""
+    again = {"model": Submitted, "description": "The same task as before", "headers": _RECEIPT_HEADERS}
+    return {202: again | {"description": "The task is safe"}, 200: again}
+
+
+def stream_response(headers: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that streams."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: {"content": content, "description": "Events as they come", "headers": headers or {}}}
 
 
 def _example(kind: Kind) -> dict[str, Any]:
@@ -38,8 +77,6 @@ def _example(kind: Kind) -> dict[str, Any]:
 
 def task_body() -> dict[str, Any]:
     """The `openapi_extra` of a route that reads a task request by itself."""
-    schema = TaskRequest.model_json_schema()
-    schema = _inlined(schema, schema.pop("$defs", {}))
     key = {
         "name": "Idempotency-Key",
         "in": "header",
@@ -49,17 +86,31 @@ def task_body() -> dict[str, Any]:
     }
     return {
         "parameters": [key],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": EXAMPLES}}},
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(TaskRequest), "examples": EXAMPLES}},
+        },
     }
 
 
-def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with each reference replaced by what it names: it stands in a document that has its own."""
+def _inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema without references: it stands in a document that has its own."""
+    schema = model.model_json_schema()
+    inlined: dict[str, Any] = _resolved(schema, schema.pop("$defs", {}))
+    return inlined
+
+
+def _resolved(node: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(node, dict):
         if "$ref" in node:
-            return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
-        return {name: _inlined(value, definitions) for name, value in node.items()}
-    return [_inlined(item, definitions) for item in node] if isinstance(node, list) else node
+            return _resolved(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {name: _resolved(value, definitions) for name, value in node.items()}
+    return [_resolved(item, definitions) for item in node] if isinstance(node, list) else node
+
+
+def task_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a task's id by itself."""
+    return {"parameters": [_TASK_ID]}
 
 
 def stream_parameters() -> dict[str, Any]:
@@ -68,7 +119,7 @@ def stream_parameters() -> dict[str, Any]:
     schema = {"type": "string", "pattern": "^[0-9]+-[0-9]+$", "examples": ["1-5"]}
     return {
         "parameters": [
-            {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}},
+            _TASK_ID,
             {"name": "Last-Event-ID", "in": "header", "description": resume, "schema": schema},
             {"name": "last_event_id", "in": "query", "description": resume, "schema": schema},
         ]

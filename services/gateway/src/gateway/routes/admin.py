@@ -17,7 +17,7 @@ from common.contracts import PrincipalsChanged
 from common.errors import BrokerUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import CONTROL
-from gateway import problems
+from gateway import documents, problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_field
 from gateway.identities import Identities
@@ -90,7 +90,12 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
     """Making tenants, making and revoking keys."""
     router = _router(administration)
 
-    @router.post("/tenants", status_code=201, summary="Make a tenant", responses=problem_responses("invalid-request"))
+    @router.post(
+        "/tenants",
+        status_code=201,
+        summary="Make a tenant",
+        responses={201: {"model": documents.Tenant}, **problem_responses("not-found", "too-large", "invalid-request")},
+    )
     async def add_tenant(tenant: NewTenant) -> Response:
         tenant_id = uuid_utils.compat.uuid7()
         if not await identities.add_tenant(tenant_id, tenant.name, tenant.plan):
@@ -101,7 +106,7 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
         "/tenants/{tenant_id}/keys",
         status_code=201,
         summary="Make an API key: it is shown this once",
-        responses=problem_responses("not-found", "invalid-request"),
+        responses={201: {"model": documents.Key}, **problem_responses("not-found", "too-large", "invalid-request")},
     )
     async def add_key(tenant_id: UUID, key: Annotated[NewKey | None, Body()] = None) -> Response:
         made = ApiKey.mint()
@@ -111,7 +116,10 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
         return Json({"key_id": made.key_id, "key": made.token, "tenant_id": tenant_id}, 201)
 
     @router.delete(
-        "/keys/{key_id}", status_code=204, summary="Revoke an API key", responses=problem_responses("not-found")
+        "/keys/{key_id}",
+        status_code=204,
+        summary="Revoke an API key",
+        responses=problem_responses("not-found", "invalid-request"),
     )
     async def revoke_key(key_id: Annotated[Text, Path(max_length=64)]) -> Response:
         tenant_id = await identities.revoke_key(key_id)
@@ -130,7 +138,7 @@ def users(administration: Administration, identities: Identities, tiers: tuple[s
     @router.put(
         "/tenants/{tenant_id}/users/{user_id}",
         summary="Set a user's tier",
-        responses=problem_responses("not-found", "invalid-request"),
+        responses={200: {"model": documents.User}, **problem_responses("not-found", "too-large", "invalid-request")},
     )
     async def put_user(tenant_id: UUID, user_id: Annotated[Text, Path(max_length=200)], user: UserTier) -> Response:
         if user.tier not in tiers:

@@ -16,7 +16,7 @@ from common.contracts.events import BEGINNING, EventId
 from common.errors import CacheUnavailable
 from gateway.background import Background
 from gateway.cancelling import Cancellations
-from gateway.documentation import problem_responses, stream_parameters, task_body
+from gateway.documentation import CHAT_HEADERS, problem_responses, stream_parameters, stream_response, task_body
 from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.records import Records
@@ -26,8 +26,6 @@ from gateway.sse import EventStream
 from gateway.streams import Streams
 from gateway.submission import Receipt, Submissions
 from gateway.tasks import State, Tasks
-
-_EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events as they come"}
 
 
 class ChatStream(EventStream):
@@ -57,7 +55,9 @@ def following(principals: Principals, tasks: Tasks, records: Records, streams: S
         "/v1/tasks/{task_id}/events",
         summary="Follow a task",
         openapi_extra=stream_parameters(),
-        responses={200: _EVENT_STREAM, **problem_responses("not-found", "invalid-request")},
+        status_code=200,
+        response_class=EventStream,
+        responses={**stream_response(), **problem_responses("not-found", "invalid-request")},
     )
     async def follow(request: Request) -> Response:
         """Every event after the one named, once and in order; `done` is the last."""
@@ -93,7 +93,9 @@ def chatting(
         "/v1/chat/stream",
         summary="Submit a task and follow it; closing the connection cancels it",
         openapi_extra=task_body(),
-        responses={200: _EVENT_STREAM, **problem_responses(
+        status_code=200,
+        response_class=EventStream,
+        responses={**stream_response(CHAT_HEADERS), **problem_responses(
             "forbidden", "idempotency-conflict", "too-large", "unsupported-media-type", "invalid-request",
             "rate-limited", "too-many-outstanding", "lane-full",
         )},

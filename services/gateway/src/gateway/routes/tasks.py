@@ -14,7 +14,8 @@ from common.contracts.runs import Status
 from common.errors import CacheUnavailable, Unavailable
 from gateway import problems
 from gateway.cancelling import Cancellations
-from gateway.documentation import problem_responses, task_body
+from gateway.documentation import problem_responses, receipt_responses, task_body, task_parameters
+from gateway.documents import Cancelled, Task, TaskPage
 from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.records import Records
@@ -34,10 +35,10 @@ def submitting(submissions: Submissions) -> APIRouter:
         status_code=202,
         summary="Submit a task",
         openapi_extra=task_body(),
-        responses=problem_responses(
+        responses={**receipt_responses(), **problem_responses(
             "forbidden", "idempotency-conflict", "too-large", "unsupported-media-type", "invalid-request",
             "rate-limited", "too-many-outstanding", "lane-full",
-        ),
+        )},
     )  # fmt: skip
     async def submit(request: Request) -> Response:
         """202 once the task is safe: both its lane and the durable record's queue have confirmed it."""
@@ -51,7 +52,11 @@ def listing(principals: Principals, tasks: Tasks) -> APIRouter:
     """Many tasks."""
     router = APIRouter(tags=["tasks"], dependencies=[SECURED])
 
-    @router.get("/v1/tasks", summary="List tasks, newest first", responses=problem_responses("invalid-request"))
+    @router.get(
+        "/v1/tasks",
+        summary="List tasks, newest first",
+        responses={200: {"model": TaskPage}, **problem_responses("invalid-request")},
+    )
     async def listed(
         request: Request,
         status: Annotated[Status | None, Query()] = None,
@@ -71,13 +76,18 @@ def listing(principals: Principals, tasks: Tasks) -> APIRouter:
 
 def reading(principals: Principals, tasks: Tasks, records: Records) -> APIRouter:
     """One task that exists."""
-    router = APIRouter(tags=["tasks"], dependencies=[SECURED])
+    router = APIRouter(route_class=RawRoute, tags=["tasks"], dependencies=[SECURED])
 
-    @router.get("/v1/tasks/{task_id}", summary="Read a task", responses=problem_responses("not-found"))
-    async def read(request: Request, task_id: str) -> Response:
+    @router.get(
+        "/v1/tasks/{task_id}",
+        summary="Read a task",
+        openapi_extra=task_parameters(),
+        responses={200: {"model": Task}, **problem_responses("not-found")},
+    )
+    async def read(request: Request) -> Response:
         """`cost_usd` is a decimal string, and null until every model call of the finished task is settled."""
         principal = await principals.authenticate(request.headers.get("authorization"))
-        known = task_uuid(task_id)
+        known = task_uuid(request.path_params["task_id"])
         row = await tasks.view(principal.tenant_id, known)
         if row is not None and row["submitted_at"] is not None:
             return Json(task_view(row))
@@ -97,13 +107,18 @@ def reading(principals: Principals, tasks: Tasks, records: Records) -> APIRouter
 
 def cancelling(principals: Principals, cancellations: Cancellations) -> APIRouter:
     """Ending a task early."""
-    router = APIRouter(tags=["tasks"], dependencies=[SECURED])
+    router = APIRouter(route_class=RawRoute, tags=["tasks"], dependencies=[SECURED])
 
-    @router.post("/v1/tasks/{task_id}/cancel", summary="Cancel a task", responses=problem_responses("not-found"))
-    async def cancel(request: Request, task_id: str) -> Response:
+    @router.post(
+        "/v1/tasks/{task_id}/cancel",
+        summary="Cancel a task",
+        openapi_extra=task_parameters(),
+        responses={200: {"model": Cancelled}, **problem_responses("not-found")},
+    )
+    async def cancel(request: Request) -> Response:
         """`cancelled`, `cancelling` while a worker is being told, or the end that the task had before."""
         principal = await principals.authenticate(request.headers.get("authorization"))
-        known = task_uuid(task_id)
+        known = task_uuid(request.path_params["task_id"])
         try:
             status = await cancellations.cancel(principal.tenant_id, known)
         except Unavailable as error:

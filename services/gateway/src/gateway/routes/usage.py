@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import documents
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_parameter
 from gateway.principals import Principals
@@ -22,7 +23,11 @@ def reporting(principals: Principals, usage: UsageReport) -> APIRouter:
     """The tenant's own numbers."""
     router = APIRouter(tags=["usage"], dependencies=[SECURED])
 
-    @router.get("/v1/usage", summary="Usage and cost by day and model", responses=problem_responses("invalid-request"))
+    @router.get(
+        "/v1/usage",
+        summary="Usage and cost by day and model",
+        responses={200: {"model": documents.UsageReport}, **problem_responses("invalid-request")},
+    )
     async def report(
         request: Request,
         from_: Annotated[date | None, Query(alias="from", description="first day, UTC; default: of this month")] = None,

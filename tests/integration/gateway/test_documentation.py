@@ -1,0 +1,166 @@
+"""`/openapi.json` says what is really answered: every route is asked, and each answer is held against the document."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+
+from common import streams
+from common.admission import rate_key
+from common.contracts import RunFinished
+from common.contracts.base import now
+from common.contracts.usage import Usage
+from common.redis import Client
+from gateway import documents
+from tests.integration.gateway.conftest import ADMIN_KEY, Running
+
+_ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+_PROBLEM = "application/problem+json"
+
+
+class _Document:
+    """The description, and which of its answers were seen."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.paths = description["paths"]
+        self.schemas = description["components"]["schemas"]
+        self.seen: set[tuple[str, str, str]] = set()
+
+    def check(self, route: str, response: httpx2.Response) -> httpx2.Response:
+        """Hold an answer against what is said of its route."""
+        method, status = response.request.method.lower(), str(response.status_code)
+        described = self.paths[route][method]["responses"][status]
+        self.seen.add((route, method, status))
+        for name in described.get("headers", {}):
+            assert name in response.headers, f"{method} {route} {status} lacks {name}"
+        if status == "204":
+            assert not response.content
+            return response
+        (media,) = described["content"]
+        assert response.headers["content-type"].partition(";")[0] == media
+        schema = described["content"][media]["schema"]
+        if media == _PROBLEM:
+            documents.ProblemDocument.model_validate_json(response.content, strict=False)
+        elif media == "application/json":
+            model = getattr(documents, schema["$ref"].rpartition("/")[2])
+            model.model_validate_json(response.content)
+        return response
+
+    def successes(self) -> set[tuple[str, str, str]]:
+        """Every answer below 300 that is described."""
+        return {
+            (route, method, status)
+            for route, methods in self.paths.items()
+            for method, operation in methods.items()
+            for status in operation["responses"]
+            if status.startswith("2")
+        }
+
+
+@pytest.fixture
+async def document(gateway: Running) -> _Document:
+    return _Document((await gateway.client.get("/openapi.json")).json())
+
+
+async def test_every_success_is_as_described(gateway: Running, document: _Document, state: Client) -> None:
+    tenant, client, own = await gateway.tenant(), gateway.client, "/v1/tasks/{task_id}"
+    key = f"order-{uuid4()}"
+    task = document.check("/v1/tasks", await gateway.submit(tenant, key=key)).json()
+    document.check("/v1/tasks", await gateway.submit(tenant, key=key))
+    document.check(own, await client.get(task["links"]["self"], headers=tenant.headers))
+    cancelled = await client.post(task["links"]["cancel"], headers=tenant.headers)
+    document.check(f"{own}/cancel", cancelled)
+    document.check(own, await client.get(task["links"]["self"], headers=tenant.headers))
+    document.check(f"{own}/events", await client.get(task["links"]["events"], headers=tenant.headers))
+    await _finished(gateway, tenant.id, UUID(task["id"]))
+    for path, route in (("/v1/tasks", "/v1/tasks"), (task["links"]["self"], own), ("/v1/usage", "/v1/usage")):
+        document.check(route, await client.get(path, headers=tenant.headers))
+    async with client.stream("POST", "/v1/chat/stream", json={"input": "x"}, headers=tenant.headers) as chat:
+        chatted = UUID(chat.headers["x-laneway-task-id"])
+        await streams.append(state, streams.key(tenant.id, chatted), _end(tenant.id, chatted).events, create=True)
+        await chat.aread()
+    document.check("/v1/chat/stream", chat)
+    await _administered(document, client)
+    assert document.seen == document.successes()
+
+
+async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:
+    tenants, keys, users = "/v1/admin/tenants", "/{tenant_id}/keys", "/{tenant_id}/users/{user_id}"
+    made = await client.post(tenants, json={"name": "Acme", "plan": "pro"}, headers=_ADMIN)
+    tenant = document.check(tenants, made).json()["id"]
+    key = document.check(tenants + keys, await client.post(f"{tenants}/{tenant}/keys", headers=_ADMIN)).json()["key_id"]
+    put = await client.put(f"{tenants}/{tenant}/users/ada", json={"tier": "free"}, headers=_ADMIN)
+    document.check(tenants + users, put)
+    document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
+
+
+def _end(tenant_id: UUID, task_id: UUID) -> RunFinished:
+    event = {"fence": 1, "seq": 1, "type": "done", "at": now(), "data": {"status": "completed"}}
+    return RunFinished.model_validate(
+        {"task_id": task_id, "tenant_id": tenant_id, "tier": "pro", "fence": 1, "status": "completed",
+         "events": [event], "usage": Usage(output_tokens=3), "finished_at": now()}
+    )  # fmt: skip
+
+
+async def _finished(gateway: Running, tenant_id: UUID, task_id: UUID) -> None:
+    """As the persister and billing leave it."""
+    await gateway.database.execute(
+        "INSERT INTO history.tasks (task_id, tenant_id, tier, status, priority, agent, metadata, submitted_at, usage,"
+        " error_type, error_message, finished_at)"
+        " VALUES ($1, $2, 'pro', 'cancelled', 5, 'default', '{\"a\": \"b\"}', now(), $3, 'cancelled', 'x', now())",
+        task_id,
+        tenant_id,
+        Usage(output_tokens=3).model_dump_json(),
+    )
+    await gateway.database.execute(
+        "INSERT INTO billing.usage (attempt_id, tenant_id, task_id, agent, provider, model, step, call,"
+        " input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,"
+        " reasoning_tokens, vector, estimated, charge, metadata, recorded_at)"
+        " VALUES ($1, $2, $3, 'default', 'anthropic', 'm', 1, 1, 10, 0, 0, 0, 5, 0, '{}', false, 0.5, '{}', now())",
+        uuid4(),
+        tenant_id,
+        task_id,
+    )
+
+
+async def test_every_refusal_is_as_described(gateway: Running, document: _Document, state: Client) -> None:
+    tenant, client, key = await gateway.tenant(), gateway.client, f"order-{uuid4()}"
+    await gateway.submit(tenant, key=key)
+    for address in ("/v1/tasks", "/v1/chat/stream"):
+        for body, more in (
+            ({"input": ""}, {}),
+            ({"input": "x", "tier": "enterprise"}, {}),
+            ({"input": "other"}, {"Idempotency-Key": key}),
+            ({"input": "x"}, {"Content-Type": "text/plain"}),
+            ({"input": "x" * 140_000}, {}),
+            ({"input": "x"}, {"Authorization": ""}),
+        ):
+            document.check(address, await client.post(address, json=body, headers=tenant.headers | more))
+        await state.hset(rate_key(tenant.id), "tokens", -1000)
+        document.check(address, await client.post(address, json={"input": "x"}, headers=tenant.headers))
+        await state.hset(rate_key(tenant.id), "tokens", 1000)
+    for route in ("/v1/tasks/{task_id}", "/v1/tasks/{task_id}/events"):
+        document.check(route, await client.get(route.format(task_id="none"), headers=tenant.headers))
+    for address in ("/v1/tasks?limit=0", "/v1/tasks?cursor=x", "/v1/usage?from=x"):
+        document.check(address.partition("?")[0], await client.get(address, headers=tenant.headers))
+    tenants = "/v1/admin/tenants"
+    document.check(tenants, await client.post(tenants, json={"name": "x"}, headers=_ADMIN))
+    document.check(tenants, await client.post(tenants, json={"name": "x"}))
+    document.check(tenants, await client.post(tenants, json={"name": "x" * 140_000}, headers=_ADMIN))
+    for key_id in ("none", "%00"):
+        gone = await client.delete(f"/v1/admin/keys/{key_id}", headers=_ADMIN)
+        document.check("/v1/admin/keys/{key_id}", gone)
+
+
+async def test_nothing_is_described_that_is_never_sent(document: _Document) -> None:
+    assert not {"HTTPValidationError", "ValidationError"} & set(document.schemas)
+    for methods in document.paths.values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                media = set(response.get("content", {}))
+                assert status == "204" or len(media) == 1
+                assert status.startswith("2") or media == {_PROBLEM}
+                assert all(content.get("schema") for content in response.get("content", {}).values())
