@@ -61,3 +61,28 @@ async def test_it_serves_until_it_is_asked_to_stop_and_finishes_what_it_holds(wo
     assert (await world.heard.end(slow.task_id)).status == "completed"
     await world.submit(late)
     assert await world.run_row(late) == {}
+
+
+async def test_it_lends_what_others_do_not_need_and_runs_them_at_once_when_they_come(world: World) -> None:
+    stopping = asyncio.Event()
+    process = asyncio.create_task(serve(settings_of(world), stopping))
+    slow = [world.task("[[sim ttft=60]] hi") for _ in range(12)]
+    for task in slow:
+        await world.submit(task)
+    running = "SELECT count(*) FROM runtime.runs WHERE status = 'running' AND task_id = ANY ($1)"
+
+    async def ten() -> bool:
+        return bool(await world.owner.fetchval(running, [task.task_id for task in slow]) == 10)
+
+    await world.until(ten)  # all slots, of which the tier has one by right
+    quick = world.task("[[sim text=done]] hi", tier="enterprise")
+    await world.submit(quick)
+    assert (await world.heard.end(quick.task_id)).status == "completed"
+    assert await ten()
+    for task in slow:
+        await world.cancel(task)
+    for task in slow:
+        assert (await world.heard.end(task.task_id)).status == "cancelled"
+    stopping.set()
+    await asyncio.wait({process}, timeout=20)
+    process.result()

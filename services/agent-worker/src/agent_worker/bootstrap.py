@@ -8,12 +8,14 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import httpx2
 import structlog
 
-from agent_worker.lanes import guaranteed_slots
-from agent_worker.metrics import SLOTS
+from agent_worker.dispatcher import Dispatcher
+from agent_worker.lanes import Slots
+from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
 from agent_worker.providers.openai import client as openai_client
@@ -34,7 +36,7 @@ from common.errors import CacheUnavailable
 from common.health import serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
-from common.messaging.consumer import consuming, hearing_control
+from common.messaging.consumer import Fetcher, consuming, hearing_control
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
 
@@ -48,7 +50,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         _log.warning("providers.simulated", meaning="every answer of this worker is simulated: no model is called")
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
-        shares = guaranteed_slots(settings.slots, catalogue.tiers)
+        slots = Slots(settings.slots, catalogue.tiers)
         boxes = toolboxes(catalogue, builtin_tools())
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER))
         state = await stack.enter_async_context(
@@ -87,16 +89,22 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             asyncio.create_task(writer.run(), name="streams"),
         ]
         await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
+        fetchers = {tier: Fetcher(broker, lane(tier)) for tier in slots.guaranteed}
+        dispatcher = Dispatcher(slots, fetchers, supervisor.start)
+        SLOTS.set(slots.total)
         try:
             async with AsyncExitStack() as lanes:
                 consumers = []
-                for tier, slots in shares.items():
-                    SLOTS.labels(tier=tier).set(slots)
+                for tier, guaranteed in slots.guaranteed.items():
+                    GUARANTEED_SLOTS.labels(tier=tier).set(guaranteed)
                     consumers.append(await lanes.enter_async_context(AsyncExitStack()))
+                    taking = partial(dispatcher.take, tier)
                     await consumers[-1].enter_async_context(
-                        consuming(broker, lane(tier), prefetch=slots, on_delivery=supervisor.start)
+                        consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
-                await until_stopped(stopping, *tasks)
+                lending = asyncio.create_task(dispatcher.run(), name="lending")
+                await until_stopped(stopping, lending, *tasks)
+                await stop(lending)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
                 closing = (consumer.aclose() for consumer in consumers)
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), *closing)

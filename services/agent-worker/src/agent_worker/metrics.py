@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-RUNS_HELD = Gauge("laneway_worker_runs_held", "Deliveries this worker holds")
+RUNS_HELD = Gauge("laneway_worker_runs_held", "Deliveries this worker holds, each in a slot", ["tier"])
 RUNS_ENDED = Counter("laneway_worker_runs_ended_total", "Deliveries settled", ["tier", "disposition"])
-SLOTS = Gauge("laneway_worker_slots", "Guaranteed slots", ["tier"])
+SLOTS = Gauge("laneway_worker_slots", "All slots, lent ones included")
+GUARANTEED_SLOTS = Gauge("laneway_worker_guaranteed_slots", "Slots that are never lent for good", ["tier"])
 CALL_SECONDS = Histogram(
     "laneway_model_call_seconds",
     "Model calls, from the request to the end of the stream",

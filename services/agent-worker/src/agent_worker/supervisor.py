@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from agent_worker.metrics import RUNS_ENDED, RUNS_HELD
+from agent_worker.metrics import RUNS_ENDED
 from agent_worker.progress import RunLog
 from agent_worker.repository import RunRepository
 from agent_worker.run import Run, StopReason
@@ -41,16 +41,15 @@ class Supervisor:
         """Deliveries that this process holds."""
         return len(self._tasks)
 
-    def start(self, delivery: Delivery) -> None:
-        """Take a delivery on."""
+    def start(self, delivery: Delivery) -> asyncio.Task[None]:
+        """Take a delivery on; the task is done when it is settled."""
         task = asyncio.create_task(self._handle(delivery))
         self._tasks.add(task)
-        RUNS_HELD.set(len(self._tasks))
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        RUNS_HELD.set(len(self._tasks))
         if not task.cancelled() and task.exception() is not None:
             _log.error("delivery.unsettled", error=repr(task.exception()))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
-from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue, AbstractRobustChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from common.contracts import Contract
@@ -20,12 +20,13 @@ from common.messaging.topology import CONTROL, control_queue
 
 _log = structlog.get_logger(__name__)
 _OPEN_SECONDS = 10.0
+_FETCH_SECONDS = 5.0
 _RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 @asynccontextmanager
 async def consuming(
-    broker: Broker, queue: str, *, prefetch: int, on_delivery: Callable[[RabbitDelivery], None]
+    broker: Broker, queue: str, *, prefetch: int, on_delivery: Callable[[RabbitDelivery], object]
 ) -> AsyncIterator[AbstractRobustChannel]:
     """Consume a queue on a channel of its own while the context lasts; what is held then stays to be settled.
 
@@ -52,6 +53,35 @@ async def consuming(
                 await declared.cancel(tag)
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
             _log.info("consumer.cancel_failed", queue=queue, error=repr(error))
+
+
+class Fetcher:
+    """Fetches single messages of one queue, on a channel of its own. One fetch at a time."""
+
+    def __init__(self, broker: Broker, queue: str) -> None:
+        self._broker = broker
+        self._name = queue
+        self._queue: AbstractQueue | None = None
+        self._channel: AbstractRobustChannel | None = None
+
+    async def fetch(self) -> RabbitDelivery | None:
+        """The message that is next in the queue; None where it is empty. Raises `BrokerUnavailable`."""
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                if self._queue is None:
+                    self._channel = await self._broker.channel()
+                    self._queue = await self._channel.declare_queue(self._name, passive=True)
+                message = await self._queue.get(fail=False, timeout=None)
+        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            await self.close()  # an answer that comes late would be held by nobody
+            raise BrokerUnavailable(f"RabbitMQ gave nothing of {self._name}: {error!r}") from error
+        return None if message is None else RabbitDelivery(message)
+
+    async def close(self) -> None:
+        """Close the channel. What was fetched and is not settled goes back to the queue."""
+        channel, self._channel, self._queue = self._channel, None, None
+        if channel is not None:
+            await self._broker.close_channel(channel)
 
 
 @asynccontextmanager
