@@ -175,8 +175,10 @@ class Stack:
             Control(Instance(servers.instance)).restart("rabbitmq")
             return
         port = urlsplit(servers.rabbit_url).port
-        listed = ["docker", "ps", "--filter", f"publish={port}", "--format", "{{.ID}}"]
-        container = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.strip()
+        listed = ["docker", "ps", "--format", "{{.ID}} {{.Ports}}"]
+        lines = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
+        # Docker's own filter would also find a container that has this port for IPv6.
+        [container] = [line.split()[0] for line in lines if f"0.0.0.0:{port}->" in line]
         for command in ("stop_app", "start_app"):
             subprocess.run(["docker", "exec", container, "rabbitmqctl", command], check=True, capture_output=True)
 
