@@ -8,6 +8,7 @@ import pytest
 from agent_worker.bootstrap import serve
 from agent_worker.settings import WorkerSettings
 from common.errors import ConfigurationError
+from common.messaging.topology import DELIVERY_LIMIT
 from common.settings import load
 
 CATALOGUE = Path(__file__).parents[3] / "deploy" / "catalogue"
@@ -72,3 +73,10 @@ async def test_a_contradiction_is_told_before_anything_is_connected(environment:
     environment.setenv("LANEWAY_SLOTS", "2")
     with pytest.raises(ConfigurationError, match="LANEWAY_SLOTS is 2, but each of the 3 tiers needs one slot"):
         await serve(load(WorkerSettings), asyncio.Event())
+
+
+def test_a_run_is_given_up_by_its_worker_before_the_broker_gives_up_its_message(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("LANEWAY_MAX_ATTEMPTS", str(DELIVERY_LIMIT))
+    assert refusal(capsys).startswith("LANEWAY_MAX_ATTEMPTS is not usable")

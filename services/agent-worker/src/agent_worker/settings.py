@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
+from common.messaging.topology import DELIVERY_LIMIT
 from common.settings import Health, Postgres, Rabbit, Redis, ServiceSettings
 
 
@@ -39,7 +40,9 @@ class WorkerSettings(ServiceSettings):
     lease_seconds: float = Field(default=4.0, ge=1, description="a run whose worker is silent this long is taken over")
     grace_seconds: float = Field(default=25.0, ge=0, description="how long runs may go on after SIGTERM")
     first_token_timeout: float = Field(default=60.0, gt=0, description="seconds of silence of a provider")
-    max_attempts: int = Field(default=5, ge=1, description="acquisitions of one run before it is given up")
+    max_attempts: int = Field(
+        default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
+    )
     simulated: bool = Field(default=False, description="the providers are a simulator: said in the log")
 
     @model_validator(mode="after")
