@@ -71,8 +71,11 @@ CREATE TABLE history.dead_letters (
   body bytea NOT NULL,
   died_at timestamptz,
   filed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  replayed_at timestamptz
+  replayed_at timestamptz,
+  -- When the task inside is to be looked at, and ended unless a worker still runs it; NULL: it needs, or needed, no end.
+  bury_at timestamptz
 );
+CREATE INDEX dead_letters_to_bury ON history.dead_letters (bury_at) WHERE bury_at IS NOT NULL;
 
 -- Makes the month's partition and the next; called by the persister as time goes on.
 CREATE FUNCTION history.ensure_partitions() RETURNS void

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import aio_pika
 import pytest
@@ -14,7 +15,8 @@ from common.errors import PoisonError, StoreUnavailable
 from common.messaging.connection import Broker
 from common.messaging.consumer import BatchConsumer, BatchPolicy
 from common.messaging.publisher import RabbitPublisher
-from common.messaging.topology import AGENT_WORKER, BILLING, BILLING_QUEUE, DEAD_EVENTS_QUEUE, EVENTS
+from common.messaging.settlement import Disposition
+from common.messaging.topology import AGENT_WORKER, BILLING, BILLING_QUEUE, DEAD_EVENTS_QUEUE, EVENTS, PERSISTER
 from tests.integration.common.queues import cut_connections, publish, purge, read, until_depth, usage
 from tests.stage import Stage, eventually
 
@@ -89,6 +91,34 @@ async def test_an_error_that_is_not_explained_comes_again_later(stage: Stage, wo
     async with _consuming(stage, handle):
         await _until(lambda: sorted(handled) == list(range(10)))
         await until_depth(stage, BILLING_QUEUE, 0)
+
+
+async def test_what_died_is_never_lost_and_comes_again_later(stage: Stage, worker: RabbitPublisher) -> None:
+    """The dead letters have no dead letters: even what looks hopeless is tried again, and not at full speed."""
+    tried: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def die(_: Sequence[UsageRecorded]) -> None:
+        raise PoisonError("to the dead letters")
+
+    async def handle(_: Sequence[UsageRecorded]) -> None:
+        tried.append(loop.time())
+        if len(tried) == 1:
+            raise PoisonError("this can never succeed")
+        if len(tried) == 2:
+            raise RuntimeError("not explained")
+
+    async with _consuming(stage, die):
+        await publish(worker, [usage(1)])
+        await until_depth(stage, DEAD_EVENTS_QUEUE, 1)
+    async with Broker(stage.rabbit(PERSISTER), "test") as broker:
+        consumer = BatchConsumer(DEAD_EVENTS_QUEUE, handle, decode=read, hopeless=Disposition.RETRY)
+        task = asyncio.create_task(consumer.run(broker))
+        await _until(lambda: len(tried) == 3)
+        await until_depth(stage, DEAD_EVENTS_QUEUE, 0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=15)
+    assert all(later - earlier > 0.5 for earlier, later in pairwise(tried))
 
 
 async def test_a_batch_waits_for_what_is_unavailable(stage: Stage, worker: RabbitPublisher) -> None:

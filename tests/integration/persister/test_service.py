@@ -19,7 +19,16 @@ from common.messaging.connection import Broker
 from common.messaging.consumer import consuming
 from common.messaging.publisher import RabbitPublisher, publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
-from common.messaging.topology import AGENT_WORKER, DEAD_EVENTS_QUEUE, EVENTS, GATEWAY, PERSISTER, TASKS, lane
+from common.messaging.topology import (
+    AGENT_WORKER,
+    DEAD_EVENTS_QUEUE,
+    DEAD_TASKS_QUEUE,
+    EVENTS,
+    GATEWAY,
+    PERSISTER,
+    TASKS,
+    lane,
+)
 from common.postgres import Pool
 from common.settings import Health
 from persister.bootstrap import persister
@@ -121,6 +130,20 @@ async def test_a_task_that_died_in_its_lane_is_filed_and_ended(
     assert TaskSubmitted.decode(letter["body"]) == story.submitted()
     assert letter["headers"]["cloudEvents_subject"] == str(story.task_id)
     assert letter["died_at"] is not None
+
+
+async def test_a_task_whose_worker_has_just_died_is_ended_by_whichever_persister_is_there(
+    stage: Stage, gateway: RabbitPublisher, owner: Pool, story: Story
+) -> None:
+    acquire = "SELECT * FROM runtime.acquire($1, $2, 'free', 'worker', interval '2 seconds')"
+    await owner.execute(acquire, story.task_id, story.tenant_id)
+    await _submit(gateway, story.submitted())
+    await _reject(stage, story.task_id)
+    async with _service(stage):
+        await _row(owner, "SELECT * FROM history.dead_letters WHERE task_id = $1", story.task_id)
+        await _drained(stage, DEAD_TASKS_QUEUE)
+    async with _service(stage):
+        await _row(owner, "SELECT * FROM history.tasks WHERE task_id = $1 AND status = 'failed'", story.task_id)
 
 
 async def test_a_task_that_had_ended_keeps_its_end(

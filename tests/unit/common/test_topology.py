@@ -70,6 +70,7 @@ def test_what_fails_is_retried_later_and_dead_lettered_at_least_once(policy: t.P
 def test_dead_letters_are_kept_until_they_are_filed() -> None:
     (policy,) = [policy for policy in PLAN.policies if re.search(policy.pattern, t.DEAD_TASKS_QUEUE)]
     assert policy.definition["delivery-limit"] == -1
+    assert policy.definition["delayed-retry-type"] == "failed"
     assert "dead-letter-exchange" not in policy.definition
 
 

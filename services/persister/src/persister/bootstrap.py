@@ -12,8 +12,10 @@ from common.health import Check, serving_health
 from common.lifecycle import stop
 from common.messaging.connection import Broker
 from common.messaging.consumer import BatchConsumer
+from common.messaging.settlement import Disposition
 from common.messaging.topology import DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE, PERSISTER, PERSISTER_QUEUE
 from persister import dead_letters, handlers
+from persister.burial import bury_forever
 from persister.partitions import keep_partitions
 from persister.settings import PersisterSettings
 
@@ -24,16 +26,21 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
     timeout = settings.postgres.timeout
     async with postgres.pool(settings.postgres, PERSISTER) as pool, Broker(settings.rabbit, PERSISTER) as broker:
         record = partial(handlers.record, pool=pool, timeout=timeout)
-        file_tasks = partial(handlers.file_dead_tasks, pool=pool, timeout=timeout)
-        file_events = partial(handlers.file_dead_events, pool=pool, timeout=timeout)
+        file = partial(handlers.file_dead_letters, pool=pool, timeout=timeout)
+        file_tasks = partial(file, bury=True)
 
         async def broker_ready() -> bool:
             return broker.ready
 
         work = {
             PERSISTER_QUEUE: BatchConsumer(PERSISTER_QUEUE, record, decode=handlers.read).run(broker),
-            DEAD_TASKS_QUEUE: BatchConsumer(DEAD_TASKS_QUEUE, file_tasks, decode=dead_letters.read).run(broker),
-            DEAD_EVENTS_QUEUE: BatchConsumer(DEAD_EVENTS_QUEUE, file_events, decode=dead_letters.read).run(broker),
+            DEAD_TASKS_QUEUE: BatchConsumer(
+                DEAD_TASKS_QUEUE, file_tasks, decode=dead_letters.read, hopeless=Disposition.RETRY
+            ).run(broker),
+            DEAD_EVENTS_QUEUE: BatchConsumer(
+                DEAD_EVENTS_QUEUE, file, decode=dead_letters.read, hopeless=Disposition.RETRY
+            ).run(broker),
+            "burial": bury_forever(pool, timeout),
             "partitions": keep_partitions(pool, timeout),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]

@@ -1,31 +1,80 @@
 """The end of a task whose message died: decided in `runtime` like any other end, with the persister as its last worker.
 
-So a stream comes to its `done`, and a replay of the letter finds the task ended instead of running it once more.
+So a stream comes to its `done`, and a replay of the letter finds the task ended instead of running it once more. The
+letter's row says when its task is to be looked at: a run whose lease has not run out is looked at again when it has, by
+whichever persister is there then.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import structlog
 
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.events import EventType, StreamEvent
 from common.contracts.runs import RunError
-from persister import repository
+from common.errors import Unavailable
+from common.postgres import Pool, transaction
+from persister import metrics, repository, rows
 
 if TYPE_CHECKING:
     from common.postgres import Connection
 
+_log = structlog.get_logger(__name__)
+_INTERVAL_SECONDS = 1.0
+# What a newer worker wrote can be read after the next rollout: it is asked for now and then, and never given up.
+_RETRY = timedelta(seconds=30)
 _ERROR = RunError(type="dead_lettered", message="The task could not be run and was put aside for inspection.")
 
 
-async def bury(connection: Connection, task: TaskSubmitted, at: datetime) -> RunFinished | None:
-    """End the task's run, or tell how it had ended; None where a worker runs it at this moment, and will end it."""
+async def bury_forever(pool: Pool, timeout: float) -> None:
+    """End the tasks of filed letters as they become due, until cancelled."""
+    while True:
+        try:
+            while await bury_next(pool, timeout):
+                pass
+        except Unavailable as error:
+            _log.warning("burial.postponed", error=repr(error))
+        await asyncio.sleep(_INTERVAL_SECONDS)
+
+
+async def bury_next(pool: Pool, timeout: float) -> bool:
+    """Look at the task of one letter that is due, in a transaction of its own; False where none is."""
+    async with transaction(pool, timeout) as connection:
+        letter = await repository.take_due_letter(connection)
+        if letter is None:
+            return False
+        try:
+            async with connection.transaction():
+                again = await _settle(connection, TaskSubmitted.decode(letter["body"]))
+        except Exception as error:  # noqa: BLE001 - the boundary that decides: one letter stands in no other's way
+            _log.error("burial.failed", id=letter["dead_letter_id"], error=repr(error))
+            again = _now() + _RETRY
+        await repository.look_again(connection, letter["dead_letter_id"], again)
+    return True
+
+
+async def _settle(connection: Connection, task: TaskSubmitted) -> datetime | None:
+    """End the task's run and record how it ended; where a worker has it, when to look again."""
     run = await repository.acquire_run(connection, task.task_id, task.tenant_id, task.tier)
     if run["decision"] == "leased":
-        return None
-    if run["decision"] == "finished":
-        return RunFinished.decode(run["outcome"]) if run["outcome"] is not None else None
+        leased_until: datetime = run["lease_until"]
+        return leased_until
+    if run["decision"] == "acquired":
+        ends = [await _bury(connection, task, run)]
+    else:
+        ends = [RunFinished.decode(run["outcome"])] if run["outcome"] is not None else []
+    await repository.record_tasks(connection, rows.tasks([task], ends))
+    await repository.record_events(connection, [row for end in ends for row in rows.events(end)])
+    return None
+
+
+async def _bury(connection: Connection, task: TaskSubmitted, run: asyncpg.Record) -> RunFinished:
+    at = _now()
     end = RunFinished(
         task_id=task.task_id,
         tenant_id=task.tenant_id,
@@ -39,6 +88,7 @@ async def bury(connection: Connection, task: TaskSubmitted, at: datetime) -> Run
         finished_at=at,
     )
     await repository.finish_run(connection, task.task_id, end.fence, end.encode(), at)
+    metrics.BURIED.inc()
     return end
 
 
@@ -52,3 +102,7 @@ def _events(fence: int, steps: list[dict[str, Any]], at: datetime) -> tuple[Stre
     return tuple(
         StreamEvent(fence=fence, seq=seq, type=kind, at=at, data=data) for seq, (kind, data) in enumerate(said, 1)
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

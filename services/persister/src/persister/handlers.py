@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TypeAlias
 
@@ -16,7 +15,6 @@ from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
 from common.postgres import Pool, transaction
 from persister import metrics, repository, rows
-from persister.burial import bury
 from persister.dead_letters import DeadLetter
 
 _log = structlog.get_logger(__name__)
@@ -49,30 +47,10 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float) -> None:
         metrics.RECORDED.labels(kind).inc(count)
 
 
-async def file_dead_events(letters: Sequence[DeadLetter], pool: Pool, timeout: float) -> None:
-    """File what could not be recorded or billed."""
+async def file_dead_letters(letters: Sequence[DeadLetter], pool: Pool, timeout: float, *, bury: bool = False) -> None:
+    """File what nobody could handle; `bury`: its tasks have nobody left to end them, and are to be buried."""
     async with transaction(pool, timeout) as connection:
-        await repository.file_dead_letters(connection, letters)
-    _report(letters)
-
-
-async def file_dead_tasks(letters: Sequence[DeadLetter], pool: Pool, timeout: float) -> None:
-    """File tasks that no worker could run, and end them: a client that was told 202 must see an end."""
-    dead = {letter.task.task_id: (letter.task, letter.died_at or _now()) for letter in letters if letter.task}
-    async with transaction(pool, timeout) as connection:
-        ends = [end for task, at in dead.values() if (end := await bury(connection, task, at)) is not None]
-        await repository.record_tasks(connection, rows.tasks([task for task, _ in dead.values()], ends))
-        await repository.record_events(connection, [row for end in ends for row in rows.events(end)])
-        await repository.file_dead_letters(connection, letters)
-    metrics.BURIED.inc(len(ends))
-    _report(letters)
-
-
-def _report(letters: Sequence[DeadLetter]) -> None:
+        await repository.file_dead_letters(connection, letters, bury=bury)
     for letter in letters:
         metrics.DEAD_LETTERS.labels(letter.queue).inc()
         _log.error("dead_letter.filed", queue=letter.queue, reason=letter.reason, id=letter.dead_letter_id)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

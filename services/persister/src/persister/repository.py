@@ -84,12 +84,24 @@ ON CONFLICT DO NOTHING
 
 FILE_DEAD_LETTERS = """
 INSERT INTO history.dead_letters (dead_letter_id, queue, exchange, routing_key, kind, task_id, reason, headers, body,
-  died_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::jsonb[],
-  $9::bytea[], $10::timestamptz[])
-ORDER BY 1
+  died_at, bury_at)
+SELECT dead_letter_id, queue, exchange, routing_key, kind, task_id, reason, headers, body, died_at,
+  CASE WHEN bury THEN clock_timestamp() END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::jsonb[],
+  $9::bytea[], $10::timestamptz[], $11::boolean[])
+  AS r (dead_letter_id, queue, exchange, routing_key, kind, task_id, reason, headers, body, died_at, bury)
+ORDER BY dead_letter_id
 ON CONFLICT (dead_letter_id) DO NOTHING
 """
+
+# One at a time: a letter has no reason to wait for another's run, and no order of locks to keep.
+TAKE_DUE_LETTER = """
+SELECT dead_letter_id, body FROM history.dead_letters
+WHERE bury_at < clock_timestamp()
+ORDER BY bury_at LIMIT 1
+FOR NO KEY UPDATE SKIP LOCKED
+"""
+LOOK_AGAIN = "UPDATE history.dead_letters SET bury_at = $2 WHERE dead_letter_id = $1"
 
 ACQUIRE_RUN = "SELECT * FROM runtime.acquire($1, $2, $3, 'persister', interval '10 seconds')"
 FINISH_RUN = "SELECT runtime.finish($1, $2, 'failed', $3, $4)"
@@ -112,9 +124,20 @@ async def record_events(connection: Connection, rows: Sequence[EventRow]) -> Non
     await _write(connection, RECORD_EVENTS, rows)
 
 
-async def file_dead_letters(connection: Connection, letters: Sequence[DeadLetter]) -> None:
-    """Each letter once, by its id."""
-    await _write(connection, FILE_DEAD_LETTERS, [letter.row() for letter in letters])
+async def file_dead_letters(connection: Connection, letters: Sequence[DeadLetter], *, bury: bool) -> None:
+    """Each letter once, by its id; `bury`: those that are tasks are due for burial."""
+    rows = [(*letter.row(), bury and letter.task is not None) for letter in letters]
+    await _write(connection, FILE_DEAD_LETTERS, rows)
+
+
+async def take_due_letter(connection: Connection) -> asyncpg.Record | None:
+    """The id and body of a letter whose task is to be looked at, locked until the transaction ends."""
+    return await connection.fetchrow(TAKE_DUE_LETTER)
+
+
+async def look_again(connection: Connection, dead_letter_id: str, at: datetime | None) -> None:
+    """Make a letter due at that time, or nevermore."""
+    await connection.execute(LOOK_AGAIN, dead_letter_id, at)
 
 
 async def acquire_run(connection: Connection, task_id: UUID, tenant_id: UUID, tier: str) -> asyncpg.Record:

@@ -129,7 +129,8 @@ class BatchConsumer(Generic[ItemT]):
     `decode` makes of a delivery what the handler takes; what it cannot read (`DecodeError`) goes to the dead letters.
     A handler that raises `Unavailable` is given the same batch again, later. Any other error is tracked down by
     halving: the message that causes it alone is rejected, to the dead letters at once for a `PoisonError`, and by
-    way of the delivery limit otherwise.
+    way of the delivery limit otherwise. `hopeless` says what else becomes of what would go to the dead letters at once:
+    a queue that has none retries it.
     """
 
     def __init__(
@@ -139,11 +140,13 @@ class BatchConsumer(Generic[ItemT]):
         *,
         decode: Callable[[RabbitDelivery], ItemT],
         policy: BatchPolicy | None = None,
+        hopeless: Disposition = Disposition.DEAD,
     ) -> None:
         self._queue = queue
         self._handler = handler
         self._decode = decode
         self._policy = policy or BatchPolicy()
+        self._hopeless = hopeless
         # Bounded by the prefetch: the broker sends no more until some are acknowledged.
         self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
         self.handled = 0
@@ -182,7 +185,7 @@ class BatchConsumer(Generic[ItemT]):
                 good.append((delivery, self._decode(delivery)))
             except DecodeError as error:
                 _log.warning("message.undecodable", queue=self._queue, reason=error.reason)
-                await delivery.settle(Disposition.DEAD)
+                await delivery.settle(self._hopeless)
         if good and await self._succeeds(good):
             # The channel is ours alone, and what came before is settled: one acknowledgement covers the batch.
             await good[-1][0].settle(Disposition.DONE, with_all_before=True)
@@ -202,7 +205,7 @@ class BatchConsumer(Generic[ItemT]):
             return False
         delivery, _ = batch[0]
         _log.error("message.failed", queue=self._queue, kind=delivery.message.type, error=repr(failure))
-        await delivery.settle(Disposition.DEAD if isinstance(failure, PoisonError) else Disposition.RETRY)
+        await delivery.settle(self._hopeless if isinstance(failure, PoisonError) else Disposition.RETRY)
         return False
 
     async def _try(self, items: list[ItemT]) -> Exception | None:

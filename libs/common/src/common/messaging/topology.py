@@ -31,7 +31,12 @@ SERVICES = (GATEWAY, AGENT_WORKER, PERSISTER, BILLING)
 RESUME_LEVEL = 31
 HIGHEST_LEVEL = 30
 
+# A crash counts against every message its connection held: generous, since the run's own attempts are to decide.
+DELIVERY_LIMIT = 20
+
 _MINUTE_MS = 60_000
+# What failed comes again this much later, and the later the more often it has failed.
+_DELAYED_RETRY = {"delayed-retry-type": "failed", "delayed-retry-min": 1_000, "delayed-retry-max": _MINUTE_MS}
 
 
 def lane(tier: str) -> str:
@@ -125,17 +130,14 @@ def topology(tiers: Sequence[str]) -> Topology:
 
 def _working(family: str, *, max_length: int, consumer_timeout_ms: int) -> dict[str, Any]:
     return {
-        # A crash counts against every message its connection held: generous, the run's own attempts decide.
-        "delivery-limit": 20,
+        "delivery-limit": DELIVERY_LIMIT,
         "dead-letter-exchange": DEAD,
         "dead-letter-routing-key": family,
         # At least once needs the publisher to be refused at the limit, which the gateway turns into a 503.
         "dead-letter-strategy": "at-least-once",
         "overflow": "reject-publish",
         "max-length": max_length,
-        "delayed-retry-type": "failed",
-        "delayed-retry-min": 1_000,
-        "delayed-retry-max": _MINUTE_MS,
+        **_DELAYED_RETRY,
         # Well above the longest run: a timeout here would run a task twice.
         "consumer-timeout": consumer_timeout_ms,
         "queue-leader-locator": "balanced",
@@ -146,7 +148,9 @@ def _dead(*, max_length: int) -> dict[str, Any]:
     return {
         "overflow": "reject-publish",
         "max-length": max_length,
+        # A letter is the last copy of its message: there is nowhere else for it to go, however often it fails.
         "delivery-limit": -1,
+        **_DELAYED_RETRY,
         "queue-leader-locator": "balanced",
     }
 
