@@ -118,7 +118,14 @@ END $$;
 CREATE TRIGGER balanced AFTER INSERT ON billing.ledger REFERENCING NEW TABLE AS posted
   FOR EACH STATEMENT EXECUTE FUNCTION billing.refuse_imbalance();
 
+-- Up to when each process of billing has settled what it was given. Nothing to keep: it is about the last moments.
+CREATE TABLE billing.consumers (
+  process uuid PRIMARY KEY,
+  settled_until timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
 GRANT SELECT ON billing.prices TO laneway_billing;
+GRANT SELECT, INSERT, UPDATE, DELETE ON billing.consumers TO laneway_billing;
 GRANT INSERT ON billing.prices TO laneway_billing;
 GRANT SELECT, INSERT, UPDATE ON billing.balances, billing.holds TO laneway_billing;
 GRANT SELECT, INSERT ON billing.usage, billing.ledger TO laneway_billing;

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from billing import handlers
+from billing.drain import Drain
 from billing.settings import BillingSettings
 from billing.sweeper import sweep_forever
 from common import postgres
 from common.health import Check, serving_health
 from common.lifecycle import stop
 from common.messaging.connection import Broker
-from common.messaging.consumer import BatchConsumer
-from common.messaging.topology import BILLING, BILLING_QUEUE
+from common.messaging.consumer import BatchConsumer, depth
+from common.messaging.topology import BILLING, BILLING_QUEUE, LONGEST_RETRY_SECONDS
 
 
 @asynccontextmanager
@@ -26,15 +27,21 @@ async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[
         settle = partial(handlers.settle_usage, pool=pool, timeout=timeout)
         consumer = BatchConsumer(BILLING_QUEUE, settle, decode=handlers.read)
 
-        def caught_up() -> bool:
-            return broker.ready and consumer.waiting
+        drain = Drain(
+            pool,
+            timeout,
+            interval=settings.sweep.interval,
+            longest_retry=LONGEST_RETRY_SECONDS,
+            depth=partial(depth, broker, BILLING_QUEUE),
+            lag=lambda: consumer.lag if broker.ready else None,
+        )
 
         async def broker_ready() -> bool:
             return broker.ready
 
         tasks = [
             asyncio.create_task(consumer.run(broker), name="consumer"),
-            asyncio.create_task(sweep_forever(pool, timeout, settings.sweep, caught_up), name="sweeper"),
+            asyncio.create_task(sweep_forever(pool, timeout, settings.sweep, drain), name="sweeper"),
         ]
         checks: dict[str, Check] = {"broker": broker_ready, "database": partial(postgres.answers, pool, timeout)}
         try:

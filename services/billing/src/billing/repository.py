@@ -7,6 +7,7 @@ primary key. Nobody who holds a balance ever waits for a hold, so there is no ci
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -174,6 +175,27 @@ async def resolve_holds(connection: Connection, charges: Mapping[UUID, Decimal |
     """Settle holds with their charge, or void them where it is None. The caller has locked them."""
     if charges:
         await connection.execute(RESOLVE_HOLDS, list(charges), list(charges.values()))
+
+
+NOTE_LAG = """
+INSERT INTO billing.consumers (process, settled_until) VALUES ($1, clock_timestamp() - $2::interval)
+ON CONFLICT (process) DO UPDATE SET settled_until = excluded.settled_until
+"""
+COUNT_KEEPING_UP = """
+WITH forgotten AS (DELETE FROM billing.consumers WHERE settled_until < clock_timestamp() - interval '1 day')
+SELECT count(*) FROM billing.consumers WHERE settled_until > clock_timestamp() - $1::interval
+"""
+
+
+async def note_lag(connection: Connection, process: UUID, lag: timedelta) -> None:
+    """What the process was given until that long ago is settled."""
+    await connection.execute(NOTE_LAG, process, lag)
+
+
+async def count_keeping_up(connection: Connection, lag: timedelta) -> int:
+    """How many processes have said that they are no further behind."""
+    count: int = await connection.fetchval(COUNT_KEEPING_UP, lag)
+    return count
 
 
 def _price(row: asyncpg.Record) -> Price:

@@ -6,13 +6,13 @@ A hold in doubt still counts against its tenant, and a record that comes late st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 
 import asyncpg
 import structlog
 
 from billing import metrics, repository
+from billing.drain import Drain
 from billing.settings import Sweep
 from common.errors import Unavailable
 from common.postgres import Connection, Pool, transaction
@@ -48,18 +48,18 @@ FROM billing.holds WHERE state IN ('open', 'in_doubt')
 """
 
 
-async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, caught_up: Callable[[], bool]) -> None:
-    """Sweep now and then, until cancelled. `caught_up` tells whether the queue of records is known to be empty."""
+async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, drain: Drain) -> None:
+    """Sweep now and then, until cancelled."""
     while True:
         await asyncio.sleep(sweep.interval)
         try:
-            await sweep_once(pool, timeout, sweep, void=caught_up())
+            await sweep_once(pool, timeout, sweep, void=await drain.known())
         except Unavailable as error:
             _log.warning("sweep.postponed", error=repr(error))
 
 
 async def sweep_once(pool: Pool, timeout: float, sweep: Sweep, *, void: bool) -> None:
-    """Move what is due; without `void` nothing is given up, because its record may only be waiting in the queue."""
+    """Move what is due; without `void` nothing is given up, because its record may only be on its way."""
     async with transaction(pool, timeout) as connection:
         voided = []
         if await connection.fetchval(ONE_AT_A_TIME):

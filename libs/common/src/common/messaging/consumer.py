@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +106,29 @@ async def hearing_control(broker: Broker, process: str, on_contract: Callable[[C
     yield
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What the broker tells of a queue: how many messages nobody has yet, and how many consumers may have some."""
+
+    ready: int
+    consumers: int
+
+
+async def depth(broker: Broker, queue: str) -> Depth:
+    """Ask the broker. Raises `BrokerUnavailable`."""
+    if not broker.ready:
+        raise BrokerUnavailable("the connection is not up")
+    channel = await broker.channel()
+    try:
+        async with asyncio.timeout(_OPEN_SECONDS):
+            told = (await channel.declare_queue(queue, passive=True, robust=False)).declaration_result
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        raise BrokerUnavailable(f"RabbitMQ did not tell the depth of {queue}: {error!r}") from error
+    finally:
+        await broker.close_channel(channel)
+    return Depth(told.message_count or 0, told.consumer_count or 0)
+
+
 def _no_queue(queue: str, error: BaseException) -> Exception:
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"RabbitMQ did not open a consumer of {queue} in time")
@@ -150,8 +174,12 @@ class BatchConsumer(Generic[ItemT]):
         # Bounded by the prefetch: the broker sends no more until some are acknowledged.
         self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
         self.handled = 0
-        self.waiting = False
-        """Whether all that was delivered has been handled: while connected, the queue has no more to give."""
+        self._oldest: RabbitDelivery | None = None
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest came that it has not handled; 0 where it has handled all that came."""
+        return time.monotonic() - self._oldest.received_at if self._oldest else 0.0
 
     async def run(self, broker: Broker) -> None:
         """Consume until cancelled. A batch that is being handled is finished first where the caller shields it."""
@@ -160,9 +188,9 @@ class BatchConsumer(Generic[ItemT]):
                 await self._handle(await self._collect())
 
     async def _collect(self) -> list[RabbitDelivery]:
-        self.waiting = self._buffer.empty()
+        self._oldest = None
         batch = [await self._buffer.get()]
-        self.waiting = False
+        self._oldest = batch[0]
         loop = asyncio.get_running_loop()
         until = loop.time() + self._policy.linger
         while len(batch) < self._policy.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class RabbitDelivery:
 
     def __init__(self, message: AbstractIncomingMessage) -> None:
         self.message = message
+        self.received_at = time.monotonic()
 
     @property
     def redelivered(self) -> bool:

@@ -35,8 +35,13 @@ HIGHEST_LEVEL = 30
 DELIVERY_LIMIT = 20
 
 _MINUTE_MS = 60_000
-# What failed comes again this much later, and the later the more often it has failed.
-_DELAYED_RETRY = {"delayed-retry-type": "failed", "delayed-retry-min": 1_000, "delayed-retry-max": _MINUTE_MS}
+# What failed, or was held by a process that died, comes again later, and the later the more often that has happened.
+LONGEST_RETRY_SECONDS = 60
+_DELAYED_RETRY = {
+    "delayed-retry-type": "failed",
+    "delayed-retry-min": 1_000,
+    "delayed-retry-max": LONGEST_RETRY_SECONDS * 1_000,
+}
 
 
 def lane(tier: str) -> str:
