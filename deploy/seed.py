@@ -101,18 +101,23 @@ def seed(connection: psycopg.Connection, prices: list[BookedPrice]) -> None:
         )
 
 
-def seed_demo(connection: psycopg.Connection, keys: Path) -> None:
-    """One tenant of each plan; their keys go into the file, which only its owner may read."""
-    if keys.exists() and keys.stat().st_size:
-        return
+def seed_demo(connection: psycopg.Connection) -> list[str]:
+    """One tenant of each plan; the lines that name their keys."""
     lines = []
     for plan in PLANS:
         key, tenant = ApiKey.mint(), uuid_utils.compat.uuid7()
         connection.execute(_INSERT_TENANT, (tenant, f"Demo {plan.name}", plan.name))
         connection.execute(_INSERT_KEY, (key.key_id, tenant, key.secret_hash))
         lines.append(f"LANEWAY_KEY_{plan.name.upper()}={key.token}\n")
-    keys.touch(mode=0o600)
-    keys.write_text("".join(lines), encoding="utf-8")
+    return lines
+
+
+def keep(lines: list[str], file: Path) -> None:
+    """Put the keys where only their owner may read them; the file is there whole or not at all."""
+    aside = file.with_name(f"{file.name}.new")
+    aside.touch(mode=0o600)
+    aside.write_text("".join(lines), encoding="utf-8")
+    aside.replace(file)
 
 
 def main() -> int:
@@ -123,8 +128,11 @@ def main() -> int:
         with psycopg.connect(settings.postgres.admin_dsn.get_secret_value(), connect_timeout=10) as connection:
             connection.execute("SET ROLE laneway_owner")
             seed(connection, prices)
-            if settings.seed.demo_file:
-                seed_demo(connection, settings.seed.demo_file)
+            file = settings.seed.demo_file
+            keys = seed_demo(connection) if file and not file.exists() else []
+        # Only once they are committed: keys that no database knows would keep all later runs from making others.
+        if file and keys:
+            keep(keys, file)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
