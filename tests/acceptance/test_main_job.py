@@ -219,3 +219,40 @@ async def test_a_cap_that_the_next_call_could_exceed_stops_the_run(stack: Stack)
         finished = await settled(client, task["id"])
     assert finished["error"]["type"] == "budget_exceeded"
     assert Decimal(finished["cost_usd"]) == 0
+
+
+async def test_the_sums_of_the_books_are_those_of_the_provider(stack: Stack) -> None:
+    """Runs last in this file, over all of its calls: completed, refused, cancelled and cut.
+
+    Each call that the provider was asked for is in the books once, and none that it was not. Input is the same to the
+    token for every class, of calls that were cancelled or cut too, since they were cut after the provider had told it.
+    So is the output of every call that came to its end; where one did not, only the provider knows how much more it had
+    sent than arrived, and the books have an estimate that says so.
+    """
+
+    async def over() -> bool:
+        unresolved = await stack.rows("SELECT 1 FROM billing.holds WHERE state IN ('open', 'in_doubt')")
+        return not unresolved and (await stack.audit())["in_flight"] == 0
+
+    await eventually(over)
+    totals, served = await stack.audit(), await stack.audited_calls()
+    booked = {str(row["attempt_id"]): row for row in await stack.rows("SELECT * FROM billing.usage")}
+    assert sorted(call["client_request_id"] for call in served) == sorted(booked)
+    assert len(booked) == totals["calls"]
+    assert {"completed", "failed", "cut", "client_gone"} <= {call["outcome"] for call in served}
+
+    rows = booked.values()
+    assert sum(row["input_tokens"] for row in rows) == totals["input_tokens"] > 0
+    assert sum(row["cache_read_tokens"] for row in rows) == totals["cache_read_tokens"] > 0
+    written = sum(row["cache_write_5m_tokens"] + row["cache_write_1h_tokens"] for row in rows)
+    assert written == totals["cache_write_tokens"]
+
+    broken_off = [call for call in served if booked[call["client_request_id"]]["estimated"]]
+    assert {call["outcome"] for call in broken_off} == {"cut", "client_gone"}
+    for kind in ("output_tokens", "reasoning_tokens"):
+        counted = sum(row[kind] for row in rows if not row["estimated"])
+        assert counted == totals[kind] - sum(call[kind] for call in broken_off), kind
+    assert all(row["output_tokens"] > 0 for row in rows if row["estimated"])
+
+    charged = await stack.rows("SELECT sum(amount) AS total FROM billing.ledger WHERE account = 'receivable'")
+    assert charged[0]["total"] == sum(row["charge"] for row in rows)
