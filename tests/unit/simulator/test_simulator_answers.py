@@ -1,11 +1,16 @@
 """Plain answers, whole and streamed, through the real SDKs."""
 
 import time
+from pathlib import Path
 
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
+
+from common.catalogue import load_catalogue
+
+CATALOGUE = Path(__file__).parents[3] / "deploy" / "catalogue"
 
 
 async def test_anthropic_says_the_answer_is_simulated_and_counts_it(claude: AsyncAnthropic) -> None:
@@ -101,9 +106,12 @@ async def test_ids_are_unique(claude: AsyncAnthropic) -> None:
     assert len({message.id for message in messages}) == 3
 
 
-async def test_models_are_listed_in_each_providers_shape(claude: AsyncAnthropic, gpt: AsyncOpenAI) -> None:
-    assert "claude-sonnet-5-5" in [model.id async for model in claude.models.list()]
-    assert "gpt-6.1-sol" in [model.id async for model in gpt.models.list()]
+async def test_the_catalogues_models_are_listed_in_each_providers_shape(
+    claude: AsyncAnthropic, gpt: AsyncOpenAI
+) -> None:
+    models = load_catalogue(CATALOGUE).models
+    assert [model.id async for model in claude.models.list()] == [m.name for m in models if m.provider == "anthropic"]
+    assert [model.id async for model in gpt.models.list()] == [m.name for m in models if m.provider == "openai"]
 
 
 async def test_count_tokens_agrees_with_the_usage_of_the_same_request(claude: AsyncAnthropic) -> None:

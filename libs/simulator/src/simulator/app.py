@@ -19,8 +19,9 @@ from simulator.dialects.responses import Responses
 from simulator.errors import CallRefused
 from simulator.state import State
 
-_ANTHROPIC_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5")
-_OPENAI_MODELS = ("gpt-6.1-sol", "gpt-6.1-terra", "gpt-6-luna")
+# Those of deploy/catalogue/models.yaml; a call may name any other.
+ANTHROPIC_MODELS = ("claude-haiku-4-5", "claude-sonnet-5-5")
+OPENAI_MODELS = ("gpt-5.4-mini", "gpt-5.4")
 
 
 def create_app(state: State | None = None) -> ASGIApp:
@@ -64,13 +65,13 @@ async def _models(request: Request) -> Response:
     if "anthropic-version" in request.headers:
         return Json(
             {
-                "data": [_anthropic_model(name) for name in _ANTHROPIC_MODELS],
+                "data": [_anthropic_model(name) for name in ANTHROPIC_MODELS],
                 "has_more": False,
-                "first_id": _ANTHROPIC_MODELS[0],
-                "last_id": _ANTHROPIC_MODELS[-1],
+                "first_id": ANTHROPIC_MODELS[0],
+                "last_id": ANTHROPIC_MODELS[-1],
             }
         )
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in _OPENAI_MODELS]
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in OPENAI_MODELS]
     return Json({"object": "list", "data": models})
 
 
