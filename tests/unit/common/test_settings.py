@@ -45,6 +45,14 @@ def test_secrets_are_read_from_files_and_the_environment_wins(monkeypatch: pytes
     assert "user:word" in settings.rabbit.url.get_secret_value()
 
 
+def test_an_empty_file_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "laneway_postgres_dsn").write_text("\n", encoding="utf-8")
+    monkeypatch.delenv("LANEWAY_POSTGRES_DSN")
+    assert [sentence.partition(" ")[0] for sentence in _sentences(capsys)] == ["LANEWAY_POSTGRES_DSN"]
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("LANEWAY_POSTGRES_DSN")
     monkeypatch.delenv("LANEWAY_RABBIT_URL")

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from agent_worker.settings import WorkerSettings
 from billing.settings import BillingSettings
@@ -50,9 +51,14 @@ def settings_of(model: type[BaseModel], prefix: str = "LANEWAY") -> Iterator[str
     """The names of all environment variables that the settings read."""
     for name, field in model.model_fields.items():
         variable = f"{prefix}_{name.upper()}"
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        group = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+        group = group_of(field)
         yield from settings_of(group, variable) if group else [variable]
+
+
+def group_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The settings within, where the field is a group of them."""
+    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
 
 
 def handed_to(service: str) -> set[str]:
@@ -83,15 +89,23 @@ def test_the_example_lists_every_variable_with_a_comment_above_its_group() -> No
 def test_passwords_have_no_default_and_their_absence_is_said_in_words() -> None:
     demanded = set(re.findall(r"\$\{(\w+):\?set it, see \.env\.example\}", TEXT))
     assert demanded == set(compose.SECRET_NAMES)
-    secret = re.compile(r"(PASSWORD|KEY)\w*:?-")
+    secret = re.compile(r"(PASSWORD|KEY)\w*:?-.")
     assert not [name for name in re.findall(r"\$\{([^}]+)\}", TEXT) if secret.search(name)]
     assert not re.search(r"^LANEWAY_\w*(PASSWORD|ADMIN_KEY)\w*=.+", EXAMPLE, re.MULTILINE)
 
 
-def test_no_environment_variable_carries_a_password() -> None:
+def test_no_environment_variable_carries_a_password_or_key() -> None:
     for service, definition in FILE["services"].items():
         for name, value in definition.get("environment", {}).items():
             assert "PASSWORD" not in str(value), f"{service}: {name}"
+            assert "KEY" not in name, f"{service}: {name}"
+
+
+def test_a_key_that_is_not_set_is_a_file_that_says_nothing() -> None:
+    """Not an empty one: Docker would make a folder of it."""
+    for name in ("anthropic-api-key", "openai-api-key"):
+        content = FILE["configs"][name]["content"]
+        assert re.sub(r"\$\{\w+:-\}", "", content) == "\n"
 
 
 def test_the_simulator_is_set_up_as_the_example_says() -> None:
@@ -116,7 +130,8 @@ def test_all_but_jobs_are_watched_limited_and_restarted() -> None:
 
 def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
     (grace,) = re.findall(r"LANEWAY_WORKER_STOP_GRACE:-(\d+)s", TEXT)
-    assert int(grace) >= WorkerSettings.model_fields["grace_seconds"].default + 10
+    drained = WorkerSettings.model_fields["grace_seconds"].default + 10
+    assert int(grace) >= drained
 
 
 def test_a_body_that_is_a_little_too_large_reaches_the_gateway() -> None:

@@ -62,6 +62,15 @@ class Health(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535)
 
 
+class _SecretFiles(NestedSecretsSettingsSource):
+    """An empty file is none: a container has its files whether or not there was something to put into them."""
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        """The files' contents by their names."""
+        return {name: content for name, content in super().load_secrets(path).items() if content}
+
+
 class ServiceSettings(BaseSettings):
     """Base of each service's settings: sources, prefix, and the groups that every service has."""
 
@@ -84,7 +93,7 @@ class ServiceSettings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            NestedSecretsSettingsSource(file_secret_settings, secrets_dir=directory, secrets_dir_missing="ok"),
+            _SecretFiles(file_secret_settings, secrets_dir=directory, secrets_dir_missing="ok"),
         )
 
 
