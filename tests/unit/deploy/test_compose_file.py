@@ -128,6 +128,19 @@ def test_all_but_jobs_are_watched_limited_and_restarted() -> None:
         assert ("healthcheck" in definition) == (name not in JOBS), name
 
 
+def test_no_container_can_gain_rights() -> None:
+    for name, definition in FILE["services"].items():
+        assert definition["cap_drop"] == ["ALL"], name
+        assert definition["security_opt"] == ["no-new-privileges:true"], name
+        assert definition["deploy"]["resources"]["limits"]["pids"], name
+        assert ("cap_add" in definition) == (not definition["image"].startswith("laneway/")), name
+
+
+def test_numbers_are_not_for_those_who_come_through_nginx() -> None:
+    text = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    assert re.search(r"location = /metrics \{\s+return 404;\s+\}", text)
+
+
 def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
     (grace,) = re.findall(r"LANEWAY_WORKER_STOP_GRACE:-(\d+)s", TEXT)
     drained = WorkerSettings.model_fields["grace_seconds"].default + 10
