@@ -59,6 +59,7 @@ class Service:
     after: tuple[str, ...] = ("topology", "seed", "redis-state", "redis-cache")
     health: str = "/health/ready"
     count: int = 1
+    stop_seconds: float = 30
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
@@ -139,7 +140,8 @@ JOBS = (
 )
 SERVICES = (
     Service("gateway", "gateway", _gateway, "LANEWAY_HTTP_HOST", "LANEWAY_HTTP_PORT"),
-    Service("agent-worker", "agent_worker", _worker, count=2, defaults={"LANEWAY_SLOTS": "20"}),
+    # Longer than a worker drains: LANEWAY_GRACE_SECONDS (25), and what it takes to give back what then still runs.
+    Service("agent-worker", "agent_worker", _worker, count=2, stop_seconds=40, defaults={"LANEWAY_SLOTS": "20"}),
     Service("persister", "persister", _service("persister")),
     Service("billing", "billing", _service("billing")),
 )
@@ -201,7 +203,11 @@ class WholeStack:
         environment = {**service.environment(self._context), service.host: HOST, service.port: str(port)}
         spec = _python(name, service.module, {**service.defaults, **os.environ, **environment})
         return replace(
-            spec, after=service.after, ready=ready.http(port, service.health), ports=(port,), stop_seconds=30
+            spec,
+            after=service.after,
+            ready=ready.http(port, service.health),
+            ports=(port,),
+            stop_seconds=service.stop_seconds,
         )
 
 

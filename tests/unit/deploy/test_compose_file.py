@@ -15,7 +15,7 @@ from agent_worker.settings import WorkerSettings
 from billing.settings import BillingSettings
 from common.messaging import apply
 from common.settings import ServiceSettings
-from deploy.local import compose
+from deploy.local import compose, stack
 from deploy.migrations.__main__ import MigrateSettings
 from deploy.seed import SeedSettings
 from gateway.limits import MAX_BODY
@@ -145,6 +145,7 @@ def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
     (grace,) = re.findall(r"LANEWAY_WORKER_STOP_GRACE:-(\d+)s", TEXT)
     drained = WorkerSettings.model_fields["grace_seconds"].default + 10
     assert int(grace) >= drained
+    assert next(service for service in stack.SERVICES if service.name == "agent-worker").stop_seconds >= drained
 
 
 def test_a_body_that_is_a_little_too_large_reaches_the_gateway() -> None:
