@@ -44,6 +44,8 @@ DECIDED_BY_THE_IMAGE = {
     "LANEWAY_CATALOGUE_DIR",
     "LANEWAY_RABBIT_USER_PREFIX",  # for tests that share a broker
 }
+CHOSEN_BY_THE_FILE = {"LANEWAY_HTTP_REPLICAS", "LANEWAY_SEED_DEMO_FILE"}
+"""What docker-compose.yml sets itself, or the example proposes."""
 JOBS = {"topology", "migrate", "seed"}
 
 
@@ -53,6 +55,17 @@ def settings_of(model: type[BaseModel], prefix: str = "LANEWAY") -> Iterator[str
         variable = f"{prefix}_{name.upper()}"
         group = group_of(field)
         yield from settings_of(group, variable) if group else [variable]
+
+
+def defaults_of(model: type[BaseModel], prefix: str = "LANEWAY") -> Iterator[tuple[str, Any]]:
+    """The defaults of all environment variables that have one."""
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}_{name.upper()}"
+        default = field.get_default(call_default_factory=False)
+        if group := group_of(field):
+            yield from defaults_of(group, variable)
+        elif not field.is_required() and default is not None:
+            yield variable, default
 
 
 def group_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -139,6 +152,14 @@ def test_no_container_can_gain_rights() -> None:
 def test_numbers_are_not_for_those_who_come_through_nginx() -> None:
     text = (ROOT / "deploy/nginx/nginx.conf").read_text()
     assert re.search(r"location = /metrics \{\s+return 404;\s+\}", text)
+
+
+@pytest.mark.parametrize("service", sorted(SETTINGS))
+def test_the_example_shows_the_defaults(service: str) -> None:
+    shown = dict(re.findall(r"^#(LANEWAY_\w+)=(.+)$", EXAMPLE, re.MULTILINE))
+    defaults = dict(defaults_of(SETTINGS[service]))
+    for name in shown.keys() & defaults.keys() - compose.SIMULATED.keys() - CHOSEN_BY_THE_FILE:
+        assert type(defaults[name])(shown[name]) == defaults[name], name
 
 
 def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
