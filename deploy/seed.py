@@ -11,19 +11,19 @@ from pathlib import Path
 
 import psycopg
 import uuid_utils.compat
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from billing.pricebook import BookedPrice, bundled_prices
 from common.catalogue import load_catalogue
 from common.errors import ConfigurationError
-from common.settings import ServiceSettings, load
+from common.settings import PostgresDsn, ServiceSettings, load
 from gateway.keys import ApiKey
 
 
 class AdminPostgres(BaseModel):
     """An administrator's way in."""
 
-    admin_dsn: SecretStr
+    admin_dsn: PostgresDsn
 
 
 class CatalogueFiles(BaseModel):

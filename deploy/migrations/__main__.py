@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from common.settings import ServiceSettings, load
+from common.settings import PostgresDsn, ServiceSettings, load
 
 _LOCK = 7_316_001
 _INI = Path(__file__).with_name("alembic.ini")
@@ -26,7 +26,7 @@ _INI = Path(__file__).with_name("alembic.ini")
 class ManagedPostgres(BaseModel):
     """An administrator's way in, and the passwords that the services' roles shall have."""
 
-    admin_dsn: SecretStr
+    admin_dsn: PostgresDsn
     password_gateway: SecretStr
     password_agent_worker: SecretStr
     password_persister: SecretStr

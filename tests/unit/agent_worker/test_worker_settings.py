@@ -45,11 +45,17 @@ def test_complete(environment: pytest.MonkeyPatch) -> None:
     assert "k" not in repr(settings.openai.api_key)
 
 
-def test_no_provider(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("key", [None, ""])
+def test_no_provider(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, key: str | None
+) -> None:
     environment.delenv("LANEWAY_OPENAI_API_KEY")
+    if key is not None:
+        environment.setenv("LANEWAY_OPENAI_API_KEY", key)
+        (tmp_path / "laneway_anthropic_api_key").write_text(key)
+        environment.setenv("LANEWAY_SECRETS_DIR", str(tmp_path))
     assert refusal(capsys) == (
-        "The settings contradict each other: no model provider has a key: "
-        "set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY.\n"
+        "No model provider has a key: set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY.\n"
     )
 
 

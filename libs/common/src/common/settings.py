@@ -1,7 +1,10 @@
 """Settings in small groups, composed by each service; read from the environment and from secret files.
 
 Every name is `LANEWAY_<GROUP>_<FIELD>`, e.g. `LANEWAY_RABBIT_URL`. A directory named by `LANEWAY_SECRETS_DIR`
-(default `/run/secrets`) may hold files of the same names in lower case; the environment wins over them.
+(default `/run/secrets`) may hold files of the same names in lower case; the environment wins over them. What is empty,
+in either, is not set.
+
+What a value may be is said by the types below, so that a wrong one is told at start, not at the first use of it.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -24,42 +28,103 @@ PREFIX = "LANEWAY_"
 _EXIT_USAGE = 2
 
 
+_AddressT = TypeVar("_AddressT", str, SecretStr)
+
+
+def _address(example: str, *more_schemes: str) -> AfterValidator:
+    schemes = (urlsplit(example).scheme, *more_schemes)
+
+    def check(address: _AddressT) -> _AddressT:
+        text = address if isinstance(address, str) else address.get_secret_value()
+        if not _is_address(text, schemes):  # what is said never repeats it: it may hold a password
+            raise ValueError(f"it must be an address like {example}")
+        return address
+
+    return AfterValidator(check)
+
+
+def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
+    """PostgreSQL's may name several hosts, or none and the directory of its socket instead."""
+    try:
+        parts = urlsplit(text)
+        ports = [urlsplit(f"//{host}").port for host in parts.netloc.rpartition("@")[2].split(",")]
+    except ValueError:
+        return False
+    named = parts.hostname or "host=" in parts.query
+    return parts.scheme in schemes and bool(named) and 0 not in ports and len(text.split()) == 1
+
+
+def _check_key(key: SecretStr) -> SecretStr:
+    if not all("!" <= character <= "~" for character in key.get_secret_value()):
+        raise ValueError("a key has no spaces and no special characters")
+    return key
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+RabbitUrl = Annotated[SecretStr, _address("amqp://user:password@host:5672/vhost", "amqps")]
+PostgresDsn = Annotated[SecretStr, _address("postgresql://role:password@host:5432/database", "postgres")]
+RedisUrl = Annotated[SecretStr, _address("redis://:password@host:6379/0", "rediss")]
+HttpUrl = Annotated[str, _address("http://host:8080", "https")]
+SecretHttpUrl = Annotated[SecretStr, _address("http://user:password@host:8080", "https")]
+ApiKey = Annotated[SecretStr, AfterValidator(_check_key)]
+"""Goes into an HTTP header."""
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+"""At most a day: a wait that never ends is no setting."""
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
 class Rabbit(BaseModel):
     """The broker, with this service's own user in the URL (`amqp://user:password@host:port/vhost`)."""
 
-    url: SecretStr
-    publish_timeout: float = Field(default=2.5, gt=0, description="seconds for a whole publish, confirm included")
-    heartbeat: int = Field(default=15, ge=5, description="seconds; a dead peer is noticed after 3 × (this + 1)")
+    url: RabbitUrl
+    publish_timeout: Seconds = Field(default=2.5, gt=0, description="seconds for a whole publish, confirm included")
+    heartbeat: int = Field(default=15, ge=5, le=600, description="seconds; a dead peer is noticed after 3 × (this + 1)")
 
 
 class Postgres(BaseModel):
     """The database, with this service's own role in the DSN."""
 
-    dsn: SecretStr
-    pool_size: int = Field(default=8, ge=1)
-    timeout: float = Field(default=2.5, gt=0, description="seconds for a statement, waiting for a connection included")
+    dsn: PostgresDsn
+    pool_size: int = Field(default=8, ge=1, le=1000)
+    timeout: Seconds = Field(
+        default=2.5, gt=0, description="seconds for a statement, waiting for a connection included"
+    )
 
 
 class Redis(BaseModel):
     """Two instances: `state` is never evicted, `cache` may be at any time."""
 
-    state_url: SecretStr
-    cache_url: SecretStr | None = Field(default=None, description="nothing of this version uses it")
-    timeout: float = Field(default=0.5, gt=0, description="seconds for one command or pipeline")
+    state_url: RedisUrl
+    cache_url: RedisUrl | None = Field(default=None, description="nothing of this version uses it")
+    timeout: Seconds = Field(default=0.5, gt=0, description="seconds for one command or pipeline")
 
 
 class Telemetry(BaseModel):
     """Logs, traces, and the HTTP port of health and metrics."""
 
-    log_level: str = "INFO"
-    otlp_endpoint: str | None = Field(default=None, description="OTLP/HTTP base URL; unset: traces are not exported")
+    log_level: LogLevel = "INFO"
+    otlp_endpoint: HttpUrl | None = Field(
+        default=None, description="OTLP/HTTP base URL; unset: traces are not exported"
+    )
 
 
 class Health(BaseModel):
     """Where `/health/*` and `/metrics` are served by services that serve nothing else."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a container's probe comes from outside of it
-    port: int = Field(default=8080, ge=0, le=65535)
+    port: Port = 8080
+
+
+class _SecretFiles(NestedSecretsSettingsSource):
+    """Files, of which an empty one says nothing, as an empty variable does."""
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        return {name: text for name, text in super().load_secrets(path).items() if text}
 
 
 class _SecretFiles(NestedSecretsSettingsSource):
@@ -75,7 +140,12 @@ class ServiceSettings(BaseSettings):
     """Base of each service's settings: sources, prefix, and the groups that every service has."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1, secrets_dir_missing="ok", extra="ignore"
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_ignore_empty=True,
+        secrets_dir_missing="ok",
+        extra="ignore",
     )
     telemetry: Telemetry = Telemetry()
 
@@ -125,6 +195,5 @@ def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
     name = PREFIX + "_".join(str(part) for part in location).upper()
     if kind == "missing":
         return f"{name} is not set: set it in the environment or in a secret file (see .env.example)."
-    if not location:
-        return f"The settings contradict each other: {message.removeprefix('Value error, ')}."
-    return f"{name} is not usable: {message}."
+    message = message.removeprefix("Value error, ")
+    return f"{name} is not usable: {message}." if location else message

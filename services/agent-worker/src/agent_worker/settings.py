@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from common.messaging.topology import DELIVERY_LIMIT
-from common.settings import Health, Postgres, Rabbit, Redis, ServiceSettings
+from common.settings import ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
 
 
 class CatalogueFiles(BaseModel):
@@ -22,8 +22,8 @@ class CatalogueFiles(BaseModel):
 class ProviderAccess(BaseModel):
     """A key, and an address other than the provider's own."""
 
-    api_key: SecretStr
-    base_url: str | None = None
+    api_key: ApiKey
+    base_url: HttpUrl | None = None
 
 
 class WorkerSettings(ServiceSettings):
@@ -37,9 +37,11 @@ class WorkerSettings(ServiceSettings):
     anthropic: ProviderAccess | None = None
     openai: ProviderAccess | None = None
     slots: int = Field(default=20, ge=1, le=10_000, description="runs at a time")
-    lease_seconds: float = Field(default=4.0, ge=1, description="a run whose worker is silent this long is taken over")
-    grace_seconds: float = Field(default=25.0, ge=0, description="how long runs may go on after SIGTERM")
-    first_token_timeout: float = Field(default=60.0, gt=0, description="seconds of silence of a provider")
+    lease_seconds: Seconds = Field(
+        default=4.0, ge=1, le=600, description="a run whose worker is silent this long is taken over"
+    )
+    grace_seconds: Seconds = Field(default=25.0, le=3600, description="how long runs may go on after SIGTERM")
+    first_token_timeout: Seconds = Field(default=60.0, gt=0, le=3600, description="seconds of silence of a provider")
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )
@@ -48,7 +50,7 @@ class WorkerSettings(ServiceSettings):
     @model_validator(mode="after")
     def _some_provider(self) -> Self:
         if self.anthropic is None and self.openai is None:
-            raise ValueError("no model provider has a key: set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY")
+            raise ValueError("No model provider has a key: set LANEWAY_ANTHROPIC_API_KEY or LANEWAY_OPENAI_API_KEY.")
         return self
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
-from common.settings import Postgres, Rabbit, Redis, ServiceSettings
+from common.settings import ApiKey, Port, Postgres, Rabbit, Redis, Seconds, ServiceSettings
 
 _ADMIN_KEY_LENGTH = 20
+
+
+def _long(key: ApiKey) -> ApiKey:
+    if len(key.get_secret_value()) < _ADMIN_KEY_LENGTH:
+        raise ValueError(f"it has fewer than {_ADMIN_KEY_LENGTH} characters")
+    return key
 
 
 class Http(BaseModel):
     """Where the interface is served, and how it stops."""
 
     host: str = "0.0.0.0"  # noqa: S104 - tenants come from outside
-    port: int = Field(default=8000, ge=0, le=65535)
-    replicas: int = Field(default=1, ge=1, description="gateways that share a tenant's rate when Redis is away")
-    drain_seconds: float = Field(default=2.0, ge=0, description="from red readiness to the end of open streams")
+    port: Port = 8000
+    replicas: int = Field(
+        default=1, ge=1, le=10_000, description="gateways that share a tenant's rate when Redis is away"
+    )
+    drain_seconds: Seconds = Field(default=2.0, le=300, description="from red readiness to the end of open streams")
 
 
 class CatalogueFiles(BaseModel):
@@ -35,11 +43,7 @@ class Settings(ServiceSettings):
     redis: Redis
     catalogue: CatalogueFiles
     http: Http = Http()
-    admin_key: SecretStr | None = Field(default=None, description="unset: there is no admin API")
+    admin_key: Annotated[ApiKey, AfterValidator(_long)] | None = Field(
+        default=None, description="unset: there is no admin API"
+    )
     simulated: bool = Field(default=False, description="answers come from the local simulator, and are marked so")
-
-    @model_validator(mode="after")
-    def _admin_key_is_long(self) -> Self:
-        if self.admin_key is not None and len(self.admin_key.get_secret_value()) < _ADMIN_KEY_LENGTH:
-            raise ValueError(f"LANEWAY_ADMIN_KEY has fewer than {_ADMIN_KEY_LENGTH} characters: use a longer one")
-        return self

@@ -19,13 +19,13 @@ from pydantic import BaseModel, SecretStr
 from common.catalogue import load_catalogue
 from common.errors import ConfigurationError
 from common.messaging.topology import SERVICES, Permission, Topology, definitions, topology
-from common.settings import ServiceSettings, load
+from common.settings import SecretHttpUrl, ServiceSettings, load
 
 
 class ManagedRabbit(BaseModel):
     """An administrator's way in, and the passwords that the services shall have."""
 
-    management_url: SecretStr
+    management_url: SecretHttpUrl
     vhost: str = "laneway"
     user_prefix: str = ""
     password_gateway: SecretStr
