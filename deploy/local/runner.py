@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from deploy.local import control, orphans, processes
@@ -14,6 +15,8 @@ from deploy.local.instance import Instance
 from deploy.local.ports import Ports
 from deploy.local.spec import Spec
 from deploy.local.supervisor import Supervisor
+
+FOLDER_SECONDS = 0.5
 
 
 class Stack(Protocol):
@@ -41,6 +44,8 @@ async def run(
 ) -> bool:
     """Run the stack until a signal, a request or (if so asked) the end of standard input stops it.
 
+    So does the loss of the instance's folder: nobody could find what runs any more, to stop it.
+
     Returns whether it was ever ready. Raises `AlreadyUp` or `StartFailed`. Leaves no process in any case.
     """
     orphans.adopt()
@@ -52,6 +57,7 @@ async def run(
         ended = _until(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if until_eof:
             _watch_stdin(ended)
+        watching = asyncio.create_task(_watch_folder(instance, ended), name="folder")
         async with _controlled(instance, Operations(supervisor, stack, ended)):
             try:
                 if not await _start(supervisor, ended):
@@ -59,6 +65,7 @@ async def run(
                 on_ready(stack.report())
                 await ended.wait()
             finally:
+                watching.cancel()
                 await supervisor.stop()
                 await orphans.bury()
     return True
@@ -150,6 +157,21 @@ def _at_eof(ended: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         ended.set()
+
+
+async def _watch_folder(instance: Instance, ended: asyncio.Event) -> None:
+    ours = instance.run.stat()
+    while _is_still(instance.run, ours):  # noqa: ASYNC110 - the file system tells no event
+        await asyncio.sleep(FOLDER_SECONDS)
+    print(f"{instance.run} is gone: stopping", file=sys.stderr, flush=True)
+    ended.set()
+
+
+def _is_still(folder: Path, ours: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), ours)
+    except OSError:
+        return False
 
 
 def _signal(name: str) -> signal.Signals:

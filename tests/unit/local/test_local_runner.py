@@ -1,6 +1,7 @@
 """A whole instance in a process of its own: requests, signals, and a supervisor that is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,17 @@ def test_killing_the_supervisor_ends_its_children(start: Start, instance: Instan
     process.wait()
     eventually(lambda: not instance.is_alive())
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+@pytest.mark.parametrize("take_away", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
+def test_without_its_folder_everything_stops(
+    start: Start, instance: Instance, take_away: Callable[[Path], object]
+) -> None:
+    process = start()
+    pids = [row["pid"] for row in Control(instance).ps()]
+    take_away(instance.base)
+    assert process.wait(20) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_stale_files_of_a_killed_supervisor_do_not_matter(start: Start, instance: Instance) -> None:
