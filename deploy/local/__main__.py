@@ -1,6 +1,7 @@
 """The command line: `python -m deploy.local <command>`."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -15,6 +16,10 @@ def main() -> int:
     command = arguments.pop("command").replace("-", "_")
     try:
         status: int = getattr(commands, command)(**arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head` soon has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except LocalError as error:
         print(error, file=sys.stderr)
         return 1

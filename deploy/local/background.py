@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from deploy.local import interrupts
 from deploy.local.control import Control
 from deploy.local.errors import LocalError, NotUp
 from deploy.local.instance import REPOSITORY, Instance
@@ -45,8 +46,9 @@ def start(instance: Instance, *, attached: bool = False) -> Started:
         try:
             answer = json.loads(pipe.read() or "{}")
         except BaseException:
-            process.terminate()
-            process.wait()
+            with interrupts.put_off():
+                process.terminate()
+                process.wait()
             raise
     if "ready" not in answer:
         process.wait()

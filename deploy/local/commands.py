@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from deploy.local import background, compose, processes, programs
+from deploy.local import background, compose, interrupts, processes, programs
 from deploy.local import demo as client
 from deploy.local.control import Control
 from deploy.local.envfile import read_env, write_env
@@ -106,8 +106,9 @@ def demo() -> int:
     try:
         status = client.main(started.addresses)
     finally:
-        background.stop(DEMO)
-        started.supervisor.wait()
+        with interrupts.put_off():  # the stack has to be gone before the next demo can start
+            background.stop(DEMO)
+            started.supervisor.wait()
     if status == 0:
         DEMO.remove()  # else it is kept for whoever looks for the reason
     else:
@@ -120,7 +121,8 @@ def _demo_by_compose() -> int:
     try:
         return client.main(compose.start(project))
     finally:
-        compose.stop(project, volumes=True)
+        with interrupts.put_off():
+            compose.stop(project, volumes=True)
 
 
 def has_docker() -> int:

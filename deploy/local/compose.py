@@ -152,8 +152,15 @@ def configure(project: str) -> None:
 
 
 def compose(project: str, *arguments: str, quiet: bool = False) -> None:
-    """Run `docker compose`, letting it talk to the user."""
-    done = subprocess.run(_command(project, *arguments), cwd=REPOSITORY, capture_output=quiet, text=True, check=False)
+    """Run `docker compose`, letting it talk to the user. Ctrl-C does not reach what stops the stack."""
+    done = subprocess.run(
+        _command(project, *arguments),
+        cwd=REPOSITORY,
+        capture_output=quiet,
+        text=True,
+        check=False,
+        start_new_session=arguments[0] == "down",
+    )
     if done.returncode != 0:
         why = f": {done.stdout[-2000:]}{done.stderr[-2000:]}".rstrip() if quiet else ""
         raise LocalError(f"docker compose {arguments[0]} failed with status {done.returncode}{why}")
