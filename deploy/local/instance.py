@@ -35,6 +35,11 @@ class Instance:
         return self.run / "pids"
 
     @property
+    def ports(self) -> Path:
+        """The ports that it had, which it takes again."""
+        return self.run / "ports.json"
+
+    @property
     def control(self) -> Path:
         """The supervisor's unix socket."""
         return self.run / "control.sock"

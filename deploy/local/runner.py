@@ -51,7 +51,7 @@ async def run(
     orphans.adopt()
     lock = instance.lock()  # never closed: it is given back when this process, the last of the instance, has ended
     instance.prepare()
-    with Ports() as ports:
+    with Ports(instance.ports) as ports:
         stack = make_stack(ports)
         supervisor = Supervisor(instance, stack.specs(), inherited=(lock,))
         ended = _until(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
