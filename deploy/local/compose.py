@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +25,8 @@ COMPOSE_FILE = REPOSITORY / "docker-compose.yml"
 LOCAL_FILE = BASE / "compose.local.json"
 SERVER_IMAGES = ("rabbitmq:4.3-management", "postgres:18", "redis:8")
 IMAGES = ("python:3.13-slim", *SERVER_IMAGES, "nginx:1")
-PROJECT = "laneway"
+PROJECT = f"laneway-{sha256(os.fsencode(REPOSITORY)).hexdigest()[:6]}"
+"""Of this folder alone: another clone's containers and data are not touched."""
 ENGINE_SECONDS, PULL_SECONDS, START_SECONDS = 10, 20, 300
 SECRET_NAMES = (
     "LANEWAY_ADMIN_KEY",
