@@ -73,7 +73,7 @@ async def test_many_records_each_sent_twice_are_posted_once(
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}") as client:
             ready = await client.get("/health/ready")
             metrics = await client.get("/metrics")
-    assert ready.json() == {"status": "ok", "checks": {"broker": "ok", "database": "ok"}}
+    assert ready.json() == {"status": "ok", "checks": {"rabbitmq": "ok", "postgresql": "ok"}}
     assert "laneway_billing_settled_total" in metrics.text
     assert await _posted(owner, call) == 100 * COST
 

@@ -85,9 +85,9 @@ async def test_a_delivery_whose_connection_went_is_lost(
     assert all(delivery.redelivered and not delivery.lost for delivery in again)
 
 
-async def test_a_queue_that_is_not_there_says_what_to_run(stage: Stage) -> None:
+async def test_a_queue_that_is_not_there_or_not_ours_says_what_to_do(stage: Stage) -> None:
     async with Broker(stage.rabbit(BILLING), "test") as broker:
-        for queue in (DEAD_TASKS_QUEUE, "events.billing.nonesuch"):
-            with pytest.raises(ConfigurationError, match="make topology"):
+        for queue, advice in ((DEAD_TASKS_QUEUE, "is it this service's own"), ("events.billing.x", "make topology")):
+            with pytest.raises(ConfigurationError, match=advice):
                 async with consuming(broker, queue, prefetch=1, on_delivery=lambda _: None):
                     pytest.fail("there is nothing to consume")

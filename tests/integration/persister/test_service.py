@@ -112,7 +112,7 @@ async def test_a_task_is_recorded_from_its_submission_to_its_end(
         await _row(owner, "SELECT 1 FROM history.events WHERE task_id = $1 AND type = 'start'", story.task_id)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}") as client:
             ready = await client.get("/health/ready")
-    assert ready.json() == {"status": "ok", "checks": {"broker": "ok", "database": "ok"}}
+    assert ready.json() == {"status": "ok", "checks": {"rabbitmq": "ok", "postgresql": "ok"}}
 
 
 async def test_a_task_that_died_in_its_lane_is_filed_and_ended(

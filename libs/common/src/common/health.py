@@ -1,14 +1,15 @@
 """`/health/live`, `/health/ready`, `/health` and `/metrics`, for every service in the same words.
 
-Live means that this process works; it never depends on another server. Ready means that what it needs answers.
+Live means that this process works; it never depends on another server. Ready means that what it needs answers; what it
+can do without for a while is shown beside that, as degraded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -18,17 +19,36 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from common.listening import QuietServer, listen
 from common.settings import Health
 
 Check = Callable[[], Awaitable[bool]]
 _CHECK_SECONDS = 2.0
+_WORDS = ("ok", "degraded", "unavailable")
 
 
-async def report(checks: Mapping[str, Check]) -> tuple[bool, dict[str, str]]:
-    """Run all checks side by side, each within its deadline: whether all are well, and each one's word."""
+@dataclass(frozen=True)
+class Advisory:
+    """A check of what the service can do without: it serves on, with less, and says so."""
+
+    check: Check
+
+    async def __call__(self) -> bool:
+        """As the check itself."""
+        return await self.check()
+
+
+async def report(checks: Mapping[str, Check]) -> tuple[str, dict[str, str]]:
+    """Run all checks side by side, each within its deadline: each one's word, and the worst of them."""
     results = await asyncio.gather(*(_checked(check) for check in checks.values()))
-    words = {name: "ok" if well else "unavailable" for name, well in zip(checks, results, strict=True)}
-    return all(results), words
+    words = {name: _word(checks[name], well) for name, well in zip(checks, results, strict=True)}
+    return max(words.values(), key=_WORDS.index, default="ok"), words
+
+
+def _word(check: Check, well: bool) -> str:
+    if well:
+        return "ok"
+    return "degraded" if isinstance(check, Advisory) else "unavailable"
 
 
 async def _checked(check: Check) -> bool:
@@ -46,10 +66,8 @@ def health_routes(checks: Mapping[str, Check], registry: CollectorRegistry = REG
         return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        well, words = await report(checks)
-        return JSONResponse(
-            {"status": "ok" if well else "unavailable", "checks": words}, status_code=200 if well else 503
-        )
+        status, words = await report(checks)
+        return JSONResponse({"status": status, "checks": words}, status_code=503 if status == "unavailable" else 200)
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -65,28 +83,19 @@ def health_routes(checks: Mapping[str, Check], registry: CollectorRegistry = REG
 
 @asynccontextmanager
 async def serving_health(health: Health, checks: Mapping[str, Check]) -> AsyncIterator[None]:
-    """Serve the routes on a port of their own while the context lasts."""
+    """Serve the routes on a port of their own while the context lasts. Raises `Unavailable` where it is taken."""
+    listener = listen(health.host, health.port)
     config = uvicorn.Config(
         Starlette(routes=health_routes(checks)),
-        host=health.host,
-        port=health.port,
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=1,
     )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(), name="health")
+    server = QuietServer(config)
+    task = asyncio.create_task(server.serve([listener]), name="health")
     try:
         yield
     finally:
         server.should_exit = True
         await asyncio.wait({task}, timeout=3)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the service's own lifecycle hears the signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield

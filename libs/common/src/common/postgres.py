@@ -10,8 +10,9 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import structlog
 
-from common.errors import PoisonError, StoreContended, StoreUnavailable
+from common.errors import ConfigurationError, PoisonError, StoreContended, StoreUnavailable
 from common.settings import Postgres
 from common.storable import storable_json
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
+_log = structlog.get_logger(__name__)
+
+# An administrator has every role.
+_HAS_ROLE = """
+SELECT to_regnamespace('identity') IS NOT NULL AS migrated,
+       EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(oid, 'MEMBER')) AS ours
+"""
 # A deadlock's victim, or one that waited too long for a lock.
 CONTENDED = (asyncpg.TransactionRollbackError, asyncpg.LockNotAvailableError)
 # What may be different the next time: the server is away, restarting, out of connections.
@@ -40,8 +48,11 @@ TRANSIENT = (
 
 
 @asynccontextmanager
-async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
-    """A pool for one process. It opens lazily: a database that is away makes no process fail to start."""
+async def pool(settings: Postgres, name: str, role: str | None = None) -> AsyncIterator[Pool]:
+    """A pool for one process. It opens lazily: a database that is away makes no process fail to start.
+
+    Raises `ConfigurationError` where the database answers, but not to this role.
+    """
     created = asyncpg.create_pool(
         settings.dsn.get_secret_value(),
         min_size=0,
@@ -60,6 +71,8 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
     except TRANSIENT as error:
         raise StoreUnavailable(f"PostgreSQL cannot be reached: {error!r}") from error
     try:
+        if role is not None:
+            await _check_role(created, settings.timeout, role)
         yield created
     finally:
         try:
@@ -67,6 +80,23 @@ async def pool(settings: Postgres, name: str) -> AsyncIterator[Pool]:
                 await created.close()
         except TimeoutError:
             created.terminate()
+
+
+async def _check_role(source: Pool, timeout: float, role: str) -> None:
+    try:
+        async with asyncio.timeout(2 * timeout), acquire(source, timeout) as connection:
+            (found,) = await connection.fetch(_HAS_ROLE, role)
+    except asyncpg.InvalidCatalogNameError as error:
+        raise ConfigurationError(f"LANEWAY_POSTGRES_DSN cannot be used: {error}.") from error
+    except (StoreUnavailable, TimeoutError) as error:
+        if isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
+            raise ConfigurationError(f"LANEWAY_POSTGRES_DSN cannot be used: {error.__cause__}.") from error
+        _log.warning("postgres.unavailable", error=repr(error))
+        return
+    if not found["migrated"]:
+        raise ConfigurationError("LANEWAY_POSTGRES_DSN names a database without our schemas: run `deploy.migrations`.")
+    if not found["ours"]:
+        raise ConfigurationError(f"LANEWAY_POSTGRES_DSN names a role that is not {role}, this service's own.")
 
 
 async def _init(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -16,7 +16,11 @@ def main() -> None:
     """Run the server."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     chosen = settings.read(sys.argv[1:], os.environ)
-    with listen(chosen.host, chosen.port) as listener:
+    try:
+        listening = listen(chosen.host, chosen.port)
+    except OSError as error:
+        sys.exit(f"simulator cannot start: {chosen.host} port {chosen.port} cannot be listened on: {error.strerror}")
+    with listening as listener:
         logger.info("every answer of this server is simulated: no model is called and nothing is billed")
         sys.stdout.write(f"simulator listening on {url_of(listener)}\n")
         sys.stdout.flush()

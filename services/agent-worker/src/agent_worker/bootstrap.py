@@ -33,7 +33,7 @@ from agent_worker.tools.builtin import builtin_tools, toolboxes
 from common import postgres, redis
 from common.catalogue import load_catalogue
 from common.errors import CacheUnavailable
-from common.health import serving_health
+from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
 from common.messaging.consumer import Fetcher, consuming, hearing_control
@@ -52,7 +52,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         catalogue = load_catalogue(settings.catalogue.dir)
         slots = Slots(settings.slots, catalogue.tiers)
         boxes = toolboxes(catalogue, builtin_tools())
-        pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER))
+        pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
         state = await stack.enter_async_context(
             redis.client(
                 settings.redis.state_url.get_secret_value(),
@@ -82,7 +82,14 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         async def broker_ready() -> bool:
             return broker.ready and publish.ready and not stopping.is_set()
 
-        checks = {"rabbitmq": broker_ready, "postgresql": repository.answers}
+        async def redis_answers() -> bool:
+            return bool(await state.ping())
+
+        checks: dict[str, Check] = {
+            "rabbitmq": broker_ready,
+            "postgresql": repository.answers,
+            "redis": Advisory(redis_answers),
+        }
         await stack.enter_async_context(serving_health(settings.health, checks))
         tasks = [
             asyncio.create_task(supervisor.keep_leases(), name="leases"),

@@ -23,7 +23,10 @@ from common.messaging.topology import BILLING, BILLING_QUEUE, LONGEST_RETRY_SECO
 async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[None]]]:
     """The running service; yields the tasks that are to run for as long as it does."""
     timeout = settings.postgres.timeout
-    async with postgres.pool(settings.postgres, BILLING) as pool, Broker(settings.rabbit, BILLING) as broker:
+    async with (
+        postgres.pool(settings.postgres, BILLING, role="laneway_billing") as pool,
+        Broker(settings.rabbit, BILLING) as broker,
+    ):
         settle = partial(handlers.settle_usage, pool=pool, timeout=timeout)
         consumer = BatchConsumer(BILLING_QUEUE, settle, decode=handlers.read)
 
@@ -43,7 +46,7 @@ async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[
             asyncio.create_task(consumer.run(broker), name="consumer"),
             asyncio.create_task(sweep_forever(pool, timeout, settings.sweep, drain), name="sweeper"),
         ]
-        checks: dict[str, Check] = {"broker": broker_ready, "database": partial(postgres.answers, pool, timeout)}
+        checks: dict[str, Check] = {"rabbitmq": broker_ready, "postgresql": partial(postgres.answers, pool, timeout)}
         try:
             async with serving_health(settings.health, checks):
                 yield tasks

@@ -18,9 +18,10 @@ _log = structlog.get_logger(__name__)
 
 async def _main(settings: Settings, stopping: asyncio.Event) -> None:
     async with bootstrap(settings) as gateway:
+        if settings.simulated:
+            _log.warning("providers.simulated", meaning="answers come from a simulator, and are marked so")
         server = Server(gateway.app, settings.http)
         serving = asyncio.create_task(server.serve_forever(), name="http")
-        _log.info("gateway.serving", port=settings.http.port, simulated=settings.simulated)
         try:
             await until_stopped(stopping, serving, *gateway.background)
             # Red first, so that no balancer sends more; then streams, whose clients go on elsewhere; then the rest.

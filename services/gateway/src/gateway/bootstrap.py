@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from common import postgres, redis
 from common.catalogue import load_catalogue
-from common.health import Check
+from common.health import Advisory, Check
 from common.lifecycle import stop
 from common.messaging.connection import Broker
 from common.messaging.consumer import hearing_control
@@ -59,7 +59,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
     metrics, draining = Metrics(), asyncio.Event()
     state_url, seconds = settings.redis.state_url.get_secret_value(), settings.redis.timeout
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(postgres.pool(settings.postgres, GATEWAY))
+        pool = await stack.enter_async_context(postgres.pool(settings.postgres, GATEWAY, role="laneway_gateway"))
         state = await stack.enter_async_context(
             redis.client(state_url, timeout=seconds, connections=_REDIS_CONNECTIONS)
         )
@@ -103,7 +103,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 admin.tenants_and_keys(administration, identities),
                 admin.users(administration, identities, catalogue.tier_names),
             ],
-            _checks(draining, sender, database),
+            _checks(draining, sender, database, state),
             metrics,
             simulated=settings.simulated,
         )
@@ -111,8 +111,10 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         yield Gateway(guarded, hub, (listening,), draining)
 
 
-def _checks(draining: asyncio.Event, sender: RabbitPublisher, database: Database) -> dict[str, Check]:
-    """What readiness needs. Redis is not among it: without it a gateway is slower, and serves."""
+def _checks(
+    draining: asyncio.Event, sender: RabbitPublisher, database: Database, state: redis.Client
+) -> dict[str, Check]:
+    """What readiness needs. Redis is shown with it only: without it a gateway is slower, and serves."""
 
     async def open_for_more() -> bool:
         return not draining.is_set()
@@ -120,4 +122,12 @@ def _checks(draining: asyncio.Event, sender: RabbitPublisher, database: Database
     async def broker_is_up() -> bool:
         return sender.ready
 
-    return {"open": open_for_more, "rabbitmq": broker_is_up, "postgresql": database.answers}
+    async def redis_answers() -> bool:
+        return bool(await state.ping())
+
+    return {
+        "open": open_for_more,
+        "rabbitmq": broker_is_up,
+        "postgresql": database.answers,
+        "redis": Advisory(redis_answers),
+    }

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+import socket
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from common.errors import Unavailable
+from common.listening import QuietServer, listen
 from gateway.settings import Http
+
+_log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 10
 
 
-class Server(uvicorn.Server):
-    """Without signal handlers; `close` ends it in good order."""
+class Server(QuietServer):
+    """Serves from `serve_forever` to `close`, which ends it in good order."""
 
     def __init__(self, app: ASGIApp, http: Http) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                host=http.host,
-                port=http.port,
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -35,18 +35,16 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_STOP_SECONDS,
             )
         )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
+        self._http = http
 
     async def serve_forever(self) -> None:
         """Serve until `close`. Raises `Unavailable` where the port is taken."""
-        try:
-            await self.serve()
-        except SystemExit as error:
-            raise Unavailable(f"the port {self.config.port} cannot be listened on") from error
+        await self.serve([listen(self._http.host, self._http.port)])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets)
+        _log.info("gateway.serving", port=self.servers[0].sockets[0].getsockname()[1])
 
     async def close(self, serving: asyncio.Task[None]) -> None:
         """Take no more connections, and wait for the requests that are under way."""

@@ -24,7 +24,10 @@ from persister.settings import PersisterSettings
 async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.Task[None]]]:
     """The running service; yields the tasks that are to run for as long as it does."""
     timeout = settings.postgres.timeout
-    async with postgres.pool(settings.postgres, PERSISTER) as pool, Broker(settings.rabbit, PERSISTER) as broker:
+    async with (
+        postgres.pool(settings.postgres, PERSISTER, role="laneway_persister") as pool,
+        Broker(settings.rabbit, PERSISTER) as broker,
+    ):
         record = partial(handlers.record, pool=pool, timeout=timeout)
         file = partial(handlers.file_dead_letters, pool=pool, timeout=timeout)
         file_tasks = partial(file, bury=True)
@@ -44,7 +47,7 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
             "partitions": keep_partitions(pool, timeout),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
-        checks: dict[str, Check] = {"broker": broker_ready, "database": partial(postgres.answers, pool, timeout)}
+        checks: dict[str, Check] = {"rabbitmq": broker_ready, "postgresql": partial(postgres.answers, pool, timeout)}
         try:
             async with serving_health(settings.health, checks):
                 yield tasks

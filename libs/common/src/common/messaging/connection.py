@@ -16,9 +16,9 @@ import aio_pika
 import aiormq
 import structlog
 from aio_pika.abc import AbstractRobustChannel
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ProbableAuthenticationError
 
-from common.errors import BrokerUnavailable
+from common.errors import BrokerUnavailable, ConfigurationError
 from common.settings import Rabbit
 
 _log = structlog.get_logger(__name__)
@@ -56,8 +56,10 @@ class Broker:
                     reconnect_interval=str(round(random.uniform(0.3, 1.5), 2)),  # noqa: S311 - no secret
                     heartbeat=str(self._rabbit.heartbeat),
                 )
+        except ProbableAuthenticationError as error:
+            raise ConfigurationError("RabbitMQ refuses the user or the password of LANEWAY_RABBIT_URL.") from error
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            raise BrokerUnavailable(f"RabbitMQ cannot be reached: {error or type(error).__name__}") from error
+            raise BrokerUnavailable(f"RabbitMQ cannot be reached: {_reason(error)}") from error
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog:{self._name}")
         return self
 
@@ -151,6 +153,12 @@ class Broker:
                 await transport.connection.close(ConnectionError("stuck channel"))
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
             _log.warning("broker.drop_failed", connection=self._name, error=repr(error))
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    # The driver does not hand on what the broker says to a virtual host that is not there, or not for this user.
+    return "it does not open the virtual host of LANEWAY_RABBIT_URL" if "Connection.OpenOk" in text else text
 
 
 def _open(channel: AbstractRobustChannel) -> bool:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue, AbstractRobustChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.exceptions import ChannelAccessRefused
 
 from common.contracts import Contract
 from common.errors import BrokerUnavailable, ConfigurationError, DecodeError, PoisonError, Unavailable
@@ -132,6 +133,10 @@ async def depth(broker: Broker, queue: str) -> Depth:
 def _no_queue(queue: str, error: BaseException) -> Exception:
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"RabbitMQ did not open a consumer of {queue} in time")
+    if isinstance(error, ChannelAccessRefused):
+        return ConfigurationError(
+            f"LANEWAY_RABBIT_URL names a user who may not consume {queue}: is it this service's own?"
+        )
     return ConfigurationError(f"The queue {queue} cannot be consumed ({error}): run `make topology`.")
 
 
