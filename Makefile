@@ -16,10 +16,10 @@ demo: setup ## start the whole stack, run tasks of all three tiers against it, p
 test: setup ## run every test against real RabbitMQ, PostgreSQL and Redis (ARGS="tests/unit -k lanes")
 	@$(PY) -m pytest -n 4 --dist loadfile $(ARGS)
 
-up: setup ## start the stack in the background and write .laneway/demo.env
+up: setup ## start the stack in the background and write .laneway/demo.env (LANEWAY_RUNTIME=native: not by Docker)
 	@$(LOCAL) up
 
-down: setup ## stop the stack
+down: setup ## stop the stack; its data stays (CLEAN=1 removes it)
 	@$(LOCAL) down
 
 logs: setup ## show the logs (NAME=gateway for one, ARGS=-f to follow)
