@@ -12,7 +12,7 @@ from common.messaging.connection import Broker
 from common.messaging.consumer import consuming
 from common.messaging.publisher import RabbitPublisher
 from common.messaging.settlement import Disposition, RabbitDelivery
-from common.messaging.topology import BILLING, BILLING_QUEUE, DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE
+from common.messaging.topology import AGENT_WORKER, BILLING, BILLING_QUEUE, DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE
 from tests.integration.common.queues import cut_connections, publish, purge, read, until_depth, usage
 from tests.stage import Stage
 
@@ -85,9 +85,14 @@ async def test_a_delivery_whose_connection_went_is_lost(
     assert all(delivery.redelivered and not delivery.lost for delivery in again)
 
 
-async def test_a_queue_that_is_not_there_or_not_ours_says_what_to_do(stage: Stage) -> None:
-    async with Broker(stage.rabbit(BILLING), "test") as broker:
-        for queue, advice in ((DEAD_TASKS_QUEUE, "is it this service's own"), ("events.billing.x", "make topology")):
-            with pytest.raises(ConfigurationError, match=advice):
-                async with consuming(broker, queue, prefetch=1, on_delivery=lambda _: None):
-                    pytest.fail("there is nothing to consume")
+@pytest.mark.parametrize(
+    ("service", "queue", "advice"),
+    [(AGENT_WORKER, "tasks.nonesuch", "make topology"), (BILLING, DEAD_TASKS_QUEUE, "is it this service's own")],
+)
+async def test_a_queue_that_is_not_there_or_not_ours_says_what_to_do(
+    stage: Stage, service: str, queue: str, advice: str
+) -> None:
+    async with Broker(stage.rabbit(service), "test") as broker:
+        with pytest.raises(ConfigurationError, match=advice):
+            async with consuming(broker, queue, prefetch=1, on_delivery=lambda _: None):
+                pytest.fail("there is nothing to consume")
