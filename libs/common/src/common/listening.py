@@ -15,10 +15,13 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises `Unavailable` where the port is another's, or the host is none of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0]
         raise Unavailable(f"{host} port {port} cannot be listened on: {why}") from error
+    # Every connection inherits it. An event loop does so itself only for sockets that it has made.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class QuietServer(uvicorn.Server):
