@@ -120,14 +120,6 @@ class Health(BaseModel):
 
 
 class _SecretFiles(NestedSecretsSettingsSource):
-    """Files, of which an empty one says nothing, as an empty variable does."""
-
-    @classmethod
-    def load_secrets(cls, path: Path) -> dict[str, str]:
-        return {name: text for name, text in super().load_secrets(path).items() if text}
-
-
-class _SecretFiles(NestedSecretsSettingsSource):
     """An empty file is none: a container has its files whether or not there was something to put into them."""
 
     @classmethod
