@@ -37,7 +37,8 @@ class ServersUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers are, as their administrator. `instance` names the native one, whose servers can be stopped."""
+    """Where the servers are, as their administrator. `instance` names those that are this run's own: the native one, or
+    the broker's container."""
 
     rabbit_url: str
     rabbit_management_url: str

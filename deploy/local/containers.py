@@ -33,7 +33,7 @@ def main() -> int:
     testcontainers_config.ryuk_disabled = not compose.is_present(testcontainers_config.ryuk_image)
     with ExitStack() as containers:
         try:
-            print(json.dumps(start(containers, durable="--durable" in sys.argv[1:]).as_dict()), flush=True)
+            print(json.dumps(start(containers, durable="--durable" in sys.argv[1:])), flush=True)
             sys.stdin.read()
         except StartFailed as error:
             print(error, file=sys.stderr)
@@ -43,8 +43,8 @@ def main() -> int:
     return 0
 
 
-def start(containers: ExitStack, *, durable: bool = False) -> Addresses:
-    """Start all four and wait until they serve."""
+def start(containers: ExitStack, *, durable: bool = False) -> dict[str, str]:
+    """Start all four and wait until they serve: their addresses, and the broker's container as `instance`."""
     password = secrets.token_hex(16)
     rabbitmq = containers.enter_context(_rabbitmq(password))
     postgres = containers.enter_context(_postgres(password, CONNECTIONS if durable else CONNECTIONS + FAST))
@@ -58,7 +58,7 @@ def start(containers: ExitStack, *, durable: bool = False) -> Addresses:
         redis_cache_url=f"redis://:{password}@{_address(cache, 6379)}/0",
     )
     asyncio.run(_until_ready(addresses))
-    return addresses
+    return {**addresses.as_dict(), "instance": rabbitmq.get_wrapped_container().short_id}
 
 
 def _rabbitmq(password: str) -> DockerContainer:

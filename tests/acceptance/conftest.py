@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.stack import Stack, running
-from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
+from tests.servers import CHOICE, Servers, ServersOfThisRun, ServersUnavailable
 from tests.stage import staged
 
 
@@ -22,7 +22,8 @@ def stack(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def fragile_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose servers nobody else uses: they may be restarted, and Redis emptied."""
-    own = ServersOfThisRun(name="fragile-")
+    # Never those that the environment names: they are others' too.
+    own = ServersOfThisRun({CHOICE: os.environ.get(CHOICE, "")}, name="fragile-")
     try:
         servers = own.get()
     except ServersUnavailable as problem:

@@ -170,17 +170,13 @@ class Stack:
     def restart_broker(self) -> None:
         """Restart RabbitMQ; only for a stack whose servers nobody else uses."""
         servers = self.stage.servers
+        assert servers.instance is not None
         if servers.source == "native":
-            assert servers.instance is not None
             Control(Instance(servers.instance)).restart("rabbitmq")
             return
-        port = urlsplit(servers.rabbit_url).port
-        listed = ["docker", "ps", "--format", "{{.ID}} {{.Ports}}"]
-        lines = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
-        # Docker's own filter would also find a container that has this port for IPv6.
-        [container] = [line.split()[0] for line in lines if f"0.0.0.0:{port}->" in line]
         for command in ("stop_app", "start_app"):
-            subprocess.run(["docker", "exec", container, "rabbitmqctl", command], check=True, capture_output=True)
+            inside = ["docker", "exec", servers.instance, "rabbitmqctl", command]
+            subprocess.run(inside, check=True, capture_output=True)
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Look into the database, as nobody but a test may."""

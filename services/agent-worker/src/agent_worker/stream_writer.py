@@ -74,7 +74,7 @@ class StreamWriter:
         sent: list[tuple[RunLog, int]] = []
         with reporting():
             # Not transactional: each append is atomic by itself, and no two logs belong together.
-            async with self._client.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(self._client.seconds), self._client.pipeline(transaction=False) as pipeline:
                 for log in logs:
                     events = log.not_written()
                     if not events:

@@ -133,16 +133,13 @@ class Pipelined:
         """A connection that stays ours: taking one from the pool each time costs more than a script does."""
         if self._connection is None:
             self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-            # There is a time-out around the whole batch; a second one would make a task for each write.
-            self._connection.socket_timeout = None
         await self._connection.connect()
         return self._connection
 
 
 async def _read(connection: AbstractConnection) -> Any:
     try:
-        # Without a time-out of its own, as above.
-        return await connection.read_response(timeout=math.inf)
+        return await connection.read_response(timeout=math.inf)  # the deadline is around the whole batch
     except ResponseError as error:
         return error
 
