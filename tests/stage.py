@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -20,6 +21,8 @@ from billing.pricebook import bundled_prices
 from common.catalogue import load_catalogue
 from common.messaging.apply import ManagedRabbit, apply
 from common.messaging.topology import SERVICES, topology
+from common.pipelining import Pipelined
+from common.redis import Client
 from common.settings import Postgres, Rabbit
 from deploy.migrations.__main__ import ManagedPostgres, migrate
 from deploy.seed import seed
@@ -118,6 +121,12 @@ def _clear(stage: Stage) -> None:
 
 def _database(servers: Servers, name: str) -> str:
     return urlsplit(servers.postgres_dsn)._replace(path=f"/{name}").geturl()
+
+
+@cache
+def pipelined(client: Client) -> Pipelined:
+    """The one for this client: each keeps a connection."""
+    return Pipelined(client, 2.0)
 
 
 async def eventually(condition: Callable[[], Awaitable[Answer]], deadline: float = 15.0) -> Answer:

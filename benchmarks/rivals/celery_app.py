@@ -26,7 +26,6 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     broker_transport_options={"confirm_publish": True},
-    worker_prefetch_multiplier=64,
     worker_detect_quorum_queues=True,
     broker_connection_retry_on_startup=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from common import redis, streams
 from common.contracts.base import now
 from common.contracts.events import BEGINNING, StreamEvent
 from common.errors import CacheUnavailable
+from common.pipelining import Pipelined
 from common.redis import Client
 from tests.integration.agent_worker.proxy import Proxy, proxied
 from tests.servers import Servers
@@ -56,7 +58,7 @@ async def read(client: Client, log: RunLog) -> list[StreamEvent]:
 
 
 async def test_events_are_written_in_order_and_tokens_together(client: Client) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     log = log_of(writer)
     log.emit("start", {})
     for word in ("It ", "is ", "42"):
@@ -74,7 +76,7 @@ async def test_events_are_written_in_order_and_tokens_together(client: Client) -
 
 
 async def test_a_log_that_redis_lost_is_written_anew_from_what_is_durable(client: Client) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     log = log_of(writer)
     log.emit("start", {})
     log.emit("status", {})
@@ -93,7 +95,7 @@ async def test_a_log_that_redis_lost_is_written_anew_from_what_is_durable(client
 
 async def test_a_newer_fence_is_reported(client: Client) -> None:
     lost = Lost()
-    writer = StreamWriter(client, lost)
+    writer = StreamWriter(Pipelined(client, 1.0), lost)
     old = log_of(writer)
     new = log_of(writer, fence=2, key=old.key)
     old.emit("start", {})
@@ -107,7 +109,7 @@ async def test_a_newer_fence_is_reported(client: Client) -> None:
 
 
 async def test_what_redis_did_not_take_is_kept_and_written_later(client: Client, away: Proxy) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     log = log_of(writer)
     log.emit("start", {})
     await writer.flush()
@@ -117,12 +119,19 @@ async def test_what_redis_did_not_take_is_kept_and_written_later(client: Client,
         await writer.flush()
     log.emit("done", {})
     away.restore()
-    await writer.flush()
+
+    async def flushed() -> bool:
+        with suppress(CacheUnavailable):  # for a moment nobody asks a server that did not answer
+            await writer.flush()
+            return True
+        return False
+
+    await eventually(flushed)
     assert [event.type for event in await read(client, log)] == ["start", "usage", "done"]
 
 
 async def test_the_background_task_survives_an_outage(client: Client, away: Proxy) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     log = log_of(writer)
     running = asyncio.create_task(writer.run())
     away.cut()
@@ -141,7 +150,7 @@ async def test_the_background_task_survives_an_outage(client: Client, away: Prox
 
 
 async def test_one_log_that_cannot_be_written_keeps_none_back(client: Client) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     bad, good = log_of(writer), log_of(writer)
     bad._kept.append(StreamEvent.model_construct(fence=1, seq=1, type="usage", at=now(), data={"n": 10**40}))
     writer.notice(bad, urgent=True)
@@ -152,7 +161,7 @@ async def test_one_log_that_cannot_be_written_keeps_none_back(client: Client) ->
 
 
 async def test_what_redis_refuses_of_one_run_is_that_runs_alone(client: Client) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     refused, other = log_of(writer), log_of(writer)
     await client.set(refused.key, "not a stream")
     refused.emit("start", {})
@@ -170,7 +179,7 @@ async def test_what_redis_refuses_of_one_run_is_that_runs_alone(client: Client) 
 
 
 async def test_the_log_of_a_run_that_is_over_is_kept_for_minutes_only(client: Client) -> None:
-    writer = StreamWriter(client, Lost())
+    writer = StreamWriter(Pipelined(client, 1.0), Lost())
     log, newer = log_of(writer), log_of(writer, fence=2)
     newer.key = log.key
     log.emit("start", {})

@@ -38,6 +38,7 @@ from common.messaging.consumer import consuming, hearing_control
 from common.messaging.publisher import Publisher, publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import BILLING_QUEUE, CONTROL, DEAD_TASKS_QUEUE, PERSISTER_QUEUE, TASKS, lane
+from common.pipelining import Pipelined
 from common.postgres import Pool
 from common.redis import Client
 from common.settings import Redis
@@ -212,7 +213,7 @@ class World:
         broker = await enter(Broker(settings.rabbit, "agent-worker/consume"))
         repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=lease))
         supervisor = Supervisor(repository, lease)
-        writer = StreamWriter(self.state, supervisor.fenced_off)
+        writer = StreamWriter(Pipelined(self.state, 2.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
         equipment = Equipment(
             settings=settings,
@@ -223,7 +224,7 @@ class World:
             repository=repository,
             publisher=publish,
             writer=writer,
-            redis=self.state,
+            redis=Pipelined(self.state, 2.0),
             retry=Retry(base=0.01),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

@@ -16,6 +16,7 @@ from common.contracts.usage import Usage
 from common.redis import Client
 from gateway import documents
 from tests.integration.gateway.conftest import ADMIN_KEY, Running
+from tests.stage import pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
@@ -80,7 +81,9 @@ async def test_every_success_is_as_described(gateway: Running, document: _Docume
         document.check(route, await client.get(path, headers=tenant.headers))
     async with client.stream("POST", "/v1/chat/stream", json={"input": "x"}, headers=tenant.headers) as chat:
         chatted = UUID(chat.headers["x-laneway-task-id"])
-        await streams.append(state, streams.key(tenant.id, chatted), _end(tenant.id, chatted).events, create=True)
+        await streams.append(
+            pipelined(state), streams.key(tenant.id, chatted), _end(tenant.id, chatted).events, create=True
+        )
         await chat.aread()
     document.check("/v1/chat/stream", chat)
     await _administered(document, client)

@@ -19,7 +19,7 @@ from common.contracts.events import StreamEvent
 from common.redis import Client
 from tests.integration.gateway.conftest import Running, Tenant, forget, running
 from tests.integration.gateway.relay import relaying
-from tests.stage import Stage, eventually
+from tests.stage import Stage, eventually, pipelined
 
 
 def _event(fence: int, seq: int, kind: str = "token", **data: Any) -> StreamEvent:
@@ -116,7 +116,7 @@ async def _insisting(gateway: Running, tenant: Tenant, task_id: str) -> Reader:
 
 async def _append(state: Client, tenant: Tenant, task_id: UUID | str, events: Sequence[StreamEvent]) -> None:
     key = streams.key(tenant.id, UUID(str(task_id)))
-    assert await streams.append(state, key, events, create=True) == streams.APPENDED
+    assert await streams.append(pipelined(state), key, events, create=True) == streams.APPENDED
 
 
 async def _record(gateway: Running, tenant: Tenant, task_id: UUID | str, events: Sequence[StreamEvent]) -> None:

@@ -18,7 +18,7 @@ from gateway.admission import level_of
 from gateway.schemas import TASK_REQUEST
 from gateway.tickets import request_hash
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tap, Tenant, forget
-from tests.stage import eventually
+from tests.stage import eventually, pipelined
 
 
 async def _counts(state: Client, tenant: Tenant) -> int:
@@ -54,7 +54,7 @@ async def test_a_tenants_level_sinks_with_what_it_has_outstanding_at_the_same_or
     assert (await tap.messages(above))[0].priority == 30
     assert (await tap.messages(below))[0].priority == level_of(6)
     for task in tasks:
-        await release(state, tenant.id, UUID(task), 5)
+        await release(pipelined(state), tenant.id, UUID(task), 5)
     assert await _counts(state, tenant) == 2
 
 
@@ -156,7 +156,7 @@ async def test_more_than_the_plan_may_have_outstanding_is_refused_until_some_end
     refused = await gateway.submit(tenant)
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:laneway:problem:too-many-outstanding")
     assert int(refused.headers["Retry-After"]) > 0
-    await release(state, tenant.id, UUID(first), 5)
+    await release(pipelined(state), tenant.id, UUID(first), 5)
     assert (await gateway.submit(tenant)).status_code == 202
 
 

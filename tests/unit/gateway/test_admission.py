@@ -7,8 +7,8 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.pipelining import Pipelined
 from gateway.admission import Admission, Candidate, Decision, Outcome, level_of
-from gateway.pipelining import Pipelined
 from gateway.principals import Principal
 from tests.unit.gateway.broken import BrokenRedis
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from common.redis import Client, reporting
+from common.pipelining import Pipelined
 
 PRIORITIES = range(10)
 OUTSTANDING_SECONDS = 6 * 3600
@@ -30,7 +30,6 @@ def record_key(tenant_id: UUID, task_id: UUID) -> str:
     return f"{{{tenant_id}}}:task:{task_id}"
 
 
-async def release(client: Client, tenant_id: UUID, task_id: UUID, priority: int) -> None:
+async def release(redis: Pipelined, tenant_id: UUID, task_id: UUID, priority: int) -> None:
     """The task has ended: it no longer counts. Doing it again changes nothing. Raises `CacheUnavailable`."""
-    with reporting():
-        await client.zrem(outstanding_key(tenant_id, priority), str(task_id))
+    await redis.execute("ZREM", outstanding_key(tenant_id, priority), str(task_id))

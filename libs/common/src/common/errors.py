@@ -11,6 +11,7 @@ LanewayError
     ├── StoreUnavailable    PostgreSQL
     │   └── StoreContended  it answered: the statement lost a lock to another one
     └── CacheUnavailable    Redis
+        └── CacheRefused    it answered: not this command, as its memory is full or the value is of another type
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class StoreContended(StoreUnavailable):
 
 class CacheUnavailable(Unavailable):
     """Redis did not answer in time."""
+
+
+class CacheRefused(CacheUnavailable):
+    """Redis answered one command with an error."""

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import orjson
-from redis.commands.core import AsyncScript
 
 from common.contracts.events import EventId, StreamEvent
+from common.pipelining import Argument, Pipelined, Script
 from common.redis import Client, reporting
 
 KEEP_SECONDS = 3600
@@ -24,7 +24,8 @@ _MAX_ENTRIES = 100_000
 
 # KEYS: the log. ARGV: whether it may be created, seconds to keep it, its limit, then id and event, in turns.
 # Answers 1 where all was appended, 0 where the log is gone and was not to be created, -1 where a newer fence wrote.
-_APPEND = """
+APPEND = Script(
+    """
 if ARGV[1] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local announced = {}
 for i = 4, #ARGV, 2 do
@@ -42,6 +43,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 if #announced > 0 then redis.call('PUBLISH', KEYS[1], '[' .. table.concat(announced, ',') .. ']') end
 return 1
 """
+)
 
 APPENDED, GONE, FENCED_OFF = 1, 0, -1
 
@@ -68,25 +70,19 @@ def decode_announced(raw: bytes) -> list[StreamEvent]:
     return [StreamEvent.model_validate(item) for item in orjson.loads(raw)]
 
 
-def append_script(client: Client) -> AsyncScript:
-    """The script that `append_arguments` are for; registered once for each client."""
-    return client.register_script(_APPEND)
-
-
-def append_arguments(events: Sequence[StreamEvent], *, create: bool) -> list[str | int | bytes]:
-    """Arguments of one append: events in order, of one run."""
+def append_arguments(events: Sequence[StreamEvent], *, create: bool) -> list[Argument]:
+    """Arguments of one `APPEND`: events in order, of one run."""
     keep = KEEP_ENDED_SECONDS if events and events[-1].type == "done" else KEEP_SECONDS
-    arguments: list[str | int | bytes] = [int(create), keep, _MAX_ENTRIES]
+    arguments: list[Argument] = [int(create), keep, _MAX_ENTRIES]
     for event in events:
         arguments += [str(event.id), encode(event)]
     return arguments
 
 
-async def append(client: Client, log: str, events: Sequence[StreamEvent], *, create: bool) -> int:
+async def append(redis: Pipelined, log: str, events: Sequence[StreamEvent], *, create: bool) -> int:
     """Append and announce: `APPENDED`, `GONE` or `FENCED_OFF`. Raises `CacheUnavailable`."""
-    with reporting():
-        answer: int = await append_script(client)(keys=[log], args=append_arguments(events, create=create))
-        return answer
+    answer: int = await redis.run(APPEND, [log], append_arguments(events, create=create))
+    return answer
 
 
 async def read(client: Client, log: str, after: EventId, count: int) -> list[StreamEvent]:

@@ -1,7 +1,7 @@
 """Many runs ask for the same thing at the same time: they are answered together.
 
-While one batch is under way the next one gathers, so nobody waits for company: alone, a call goes out at once, and the
-more there are, the more share one round trip, one commit and its locks.
+While one batch is under way the next one gathers. Alone, a call goes out at once; where there was company a moment ago
+the next batch waits a few milliseconds for more of it, as every batch is a round trip, a commit and its locks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from common.errors import StoreContended, StoreUnavailable
+
+_LINGER_SECONDS = 0.005
 
 CallT = TypeVar("CallT")
 AnswerT = TypeVar("AnswerT")
@@ -41,6 +43,7 @@ class Batched(Generic[CallT, AnswerT]):
         # Bounded by the worker's slots: each run waits for one answer.
         self._waiting: deque[_Waiting[CallT, AnswerT]] = deque()
         self._working: asyncio.Task[None] | None = None
+        self._had_company = False
 
     async def call(self, call: CallT) -> AnswerT:
         """The answer to this call. Raises what `perform` raised for it."""
@@ -53,7 +56,10 @@ class Batched(Generic[CallT, AnswerT]):
 
     async def _work(self) -> None:
         while self._waiting:
+            if self._had_company and len(self._waiting) < self._size:
+                await asyncio.sleep(_LINGER_SECONDS)
             batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+            self._had_company = len(batch) > 1
             await self._answer(sorted(batch, key=lambda waiting: self._order(waiting.call)))
 
     async def _answer(self, batch: Sequence[_Waiting[CallT, AnswerT]]) -> None:

@@ -39,6 +39,7 @@ from common.messaging.connection import Broker
 from common.messaging.consumer import Fetcher, consuming, hearing_control
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
+from common.pipelining import Pipelined
 
 _log = structlog.get_logger(__name__)
 _REDIS_CONNECTIONS = 4
@@ -64,7 +65,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         broker = await stack.enter_async_context(Broker(settings.rabbit, f"{AGENT_WORKER}/consume"))
         repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=settings.lease_seconds))
         supervisor = Supervisor(repository, settings.lease_seconds)
-        writer = StreamWriter(state, supervisor.fenced_off)
+        pipelined = Pipelined(state, settings.redis.timeout)
+        writer = StreamWriter(pipelined, supervisor.fenced_off)
         equipment = Equipment(
             settings=settings,
             worker=worker_name(),
@@ -74,7 +76,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             repository=repository,
             publisher=publish,
             writer=writer,
-            redis=state,
+            redis=pipelined,
             retry=Retry(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

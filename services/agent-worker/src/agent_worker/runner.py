@@ -31,7 +31,7 @@ from common.errors import CacheUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
-from common.redis import Client
+from common.pipelining import Pipelined
 
 _log = structlog.get_logger(__name__)
 _AFTER_LEASE_SECONDS = 0.05
@@ -52,7 +52,7 @@ class Equipment:
     repository: RunRepository
     publisher: Publisher
     writer: StreamWriter
-    redis: Client
+    redis: Pipelined
     retry: Retry
 
 

@@ -16,8 +16,8 @@ import structlog
 
 from agent_worker.progress import RunLog
 from common import streams
-from common.errors import CacheUnavailable
-from common.redis import Client, reporting
+from common.errors import CacheRefused, CacheUnavailable
+from common.pipelining import Argument, Pipelined
 
 _log = structlog.get_logger(__name__)
 _WINDOW_SECONDS = 0.025
@@ -28,10 +28,9 @@ _BATCH = 200
 class StreamWriter:
     """The one writer of a process. `run` is its background task."""
 
-    def __init__(self, client: Client, on_fenced_off: Callable[[RunLog], None]) -> None:
-        self._client = client
+    def __init__(self, redis: Pipelined, on_fenced_off: Callable[[RunLog], None]) -> None:
+        self._redis = redis
         self._on_fenced_off = on_fenced_off
-        self._script = streams.append_script(client)
         self._dirty: dict[RunLog, None] = {}
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -72,24 +71,22 @@ class StreamWriter:
 
     async def _write(self, logs: list[RunLog]) -> None:
         sent: list[tuple[RunLog, int]] = []
-        with reporting():
-            # Not transactional: each append is atomic by itself, and no two logs belong together.
-            async with asyncio.timeout(self._client.seconds), self._client.pipeline(transaction=False) as pipeline:
-                for log in logs:
-                    events = log.not_written()
-                    if not events:
-                        continue
-                    try:
-                        arguments = streams.append_arguments(events, create=log.may_create)
-                    except (TypeError, ValueError) as error:  # one run's fault is not to stop the others' streams
-                        _log.error("stream.unwritable", log=log.key, error=repr(error))
-                        continue
-                    await self._script(keys=[log.key], args=arguments, client=pipeline)
-                    sent.append((log, events[-1].seq))
-                answers = await pipeline.execute(raise_on_error=False) if sent else []
+        appends: list[tuple[list[str], list[Argument]]] = []
+        for log in logs:
+            events = log.not_written()
+            if not events:
+                continue
+            try:
+                arguments = streams.append_arguments(events, create=log.may_create)
+            except (TypeError, ValueError) as error:  # one run's fault is not to stop the others' streams
+                _log.error("stream.unwritable", log=log.key, error=repr(error))
+                continue
+            sent.append((log, events[-1].seq))
+            appends.append(([log.key], arguments))
+        answers = await self._redis.run_each(streams.APPEND, appends) if sent else []
         refused: dict[RunLog, Exception] = {}
         for (log, last_seq), answer in zip(sent, answers, strict=True):
-            if isinstance(answer, Exception):
+            if isinstance(answer, CacheRefused):
                 refused[log] = answer
             else:
                 self._settle(log, last_seq, answer)

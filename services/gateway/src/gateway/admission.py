@@ -20,7 +20,7 @@ import structlog
 from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, rate_key, record_key
 from common.errors import CacheUnavailable
 from common.messaging.topology import HIGHEST_LEVEL
-from gateway.pipelining import Pipelined, Script
+from common.pipelining import Pipelined, Script
 from gateway.principals import Principal
 
 _log = structlog.get_logger(__name__)

@@ -18,6 +18,7 @@ from common.messaging.connection import Broker
 from common.messaging.consumer import hearing_control
 from common.messaging.publisher import RabbitPublisher, publisher
 from common.messaging.topology import GATEWAY
+from common.pipelining import Pipelined
 from gateway.admission import Admission
 from gateway.app import application
 from gateway.background import Background
@@ -27,7 +28,6 @@ from gateway.hub import Hub
 from gateway.identities import Identities
 from gateway.limits import Guard
 from gateway.metrics import Metrics
-from gateway.pipelining import Pipelined
 from gateway.principals import Principals
 from gateway.records import Records
 from gateway.routes import admin, streams, tasks, usage
@@ -78,7 +78,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         listening = asyncio.create_task(hub.run(), name="hub")
         stack.push_async_callback(stop, listening)
         followed = Streams(state, hub, store, metrics, pace)
-        cancellations = Cancellations(store, records, sender, state)
+        cancellations = Cancellations(store, records, sender, pipelined)
         submissions = Submissions(
             catalogue=catalogue,
             principals=principals,

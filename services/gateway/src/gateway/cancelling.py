@@ -14,7 +14,7 @@ from common.contracts.runs import cancelled_before_it_began
 from common.errors import Unavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import CONTROL
-from common.redis import Client
+from common.pipelining import Pipelined
 from gateway.records import Records
 from gateway.tasks import Cancelled, Tasks
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 class Cancellations:
     """Cancels tasks."""
 
-    def __init__(self, tasks: Tasks, records: Records, publisher: Publisher, redis: Client) -> None:
+    def __init__(self, tasks: Tasks, records: Records, publisher: Publisher, redis: Pipelined) -> None:
         self._tasks = tasks
         self._records = records
         self._publisher = publisher

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from common.admission import record_key
-from gateway.pipelining import Pipelined
+from common.pipelining import Pipelined
 
 
 class Records:

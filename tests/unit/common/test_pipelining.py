@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from common import pipelining
 from common.errors import CacheUnavailable
-from gateway import pipelining
-from gateway.pipelining import Pipelined
+from common.pipelining import Pipelined
 
 
 class _Pool:

@@ -19,7 +19,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
-from common.errors import CacheUnavailable
+from common.errors import CacheRefused, CacheUnavailable
 from common.redis import Client, reporting
 
 _log = structlog.get_logger(__name__)
@@ -65,29 +65,47 @@ class Pipelined:
         self._paused_until = 0.0
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """The script's answer. Raises `CacheUnavailable`."""
+        """The script's answer. Raises `CacheUnavailable`; `CacheRefused` where that is the answer."""
+        (answer,) = await self.run_each(script, [(keys, arguments)])
+        if isinstance(answer, CacheRefused):
+            raise answer
+        return answer
+
+    async def run_each(
+        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any | CacheRefused]:
+        """The script's answer to each (keys, arguments), in their order. Raises `CacheUnavailable` for all of them."""
         if asyncio.get_running_loop().time() < self._paused_until:
             raise CacheUnavailable("Redis did not answer a moment ago")
-        rest = (len(keys), *keys, *arguments)
-        return await self._ask(("EVALSHA", script.sha, *rest), ("EVAL", script.text, *rest))
+        commands = []
+        for keys, arguments in calls:
+            rest = (len(keys), *keys, *arguments)
+            commands.append((("EVALSHA", script.sha, *rest), ("EVAL", script.text, *rest)))
+        return await self._ask(commands)
 
     async def execute(self, *command: Argument) -> Any:
         """The answer to a command that is small, and whose answer is. Raises `CacheUnavailable`."""
-        return await self._ask(command, command)
+        (answer,) = await self._ask([(command, command)])
+        if isinstance(answer, CacheRefused):
+            raise answer
+        return answer
 
-    async def _ask(self, command: tuple[Argument, ...], unknown: tuple[Argument, ...]) -> Any:
+    async def _ask(self, commands: Sequence[tuple[tuple[Argument, ...], tuple[Argument, ...]]]) -> list[Any]:
         loop = asyncio.get_running_loop()
-        if len(self._waiting) >= _WAITING:
+        if len(self._waiting) + len(commands) > _WAITING:
             raise CacheUnavailable("too much waits for Redis")
-        call = _Call(command, unknown, loop.create_future())
-        self._waiting.append(call)
+        calls = [_Call(command, unknown, loop.create_future()) for command, unknown in commands]
+        self._waiting.extend(calls)
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush(), name="redis.flush")
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await call.answer
+                return [await call.answer for call in calls]
         except TimeoutError as error:
             raise CacheUnavailable(f"Redis did not answer within {_ANSWER_SECONDS} s") from error
+        finally:
+            for call in calls:
+                _forget(call.answer)
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -98,7 +116,7 @@ class Pipelined:
                 self._paused_until = asyncio.get_running_loop().time() + _PAUSE_SECONDS
                 self._fail(batch, error)
             except asyncio.CancelledError:
-                self._fail(batch, CacheUnavailable("the gateway is stopping"))
+                self._fail(batch, CacheUnavailable("the process is stopping"))
                 raise
             except Exception as error:  # noqa: BLE001 - nobody else is there to tell those who wait
                 _log.exception("redis.flush_failed")
@@ -144,10 +162,16 @@ async def _read(connection: AbstractConnection) -> Any:
         return error
 
 
+def _forget(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, nor wants to hear of its error."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
+
+
 def _settle(call: _Call, answer: Any) -> None:
     if call.answer.done():
         return
     if isinstance(answer, ResponseError):
-        call.answer.set_exception(CacheUnavailable(f"Redis refused a script: {answer}"))
+        call.answer.set_result(CacheRefused(f"Redis refused a command: {answer}"))
     else:
         call.answer.set_result(answer)
