@@ -24,6 +24,8 @@ SPOKEN = "[[sim ttft={wait} tokens=20 tps=2]]"
 WAIT = {2000: 8, 5000: 20}
 """Seconds in which all streams are opened."""
 _EVENT = re.compile(rb"^id: (\d+)-(\d+)\nevent: (\w+)$", re.MULTILINE)
+_OPENING = 100
+"""Streams that are being opened at the same time: thousands at once would be a test of refusing."""
 _DEADLINE = 180
 
 
@@ -56,8 +58,9 @@ async def _streamed(stack: Stack, streams: int) -> tuple[int, int, int]:
     assert set(keys) == {key for key, _ in tasks}
     followed = tasks * STREAMS[streams]
     async with connected(stack.url, streams) as connections, asyncio.timeout(_DEADLINE):
+        opening = asyncio.Semaphore(_OPENING)
         reading = [
-            asyncio.create_task(_follow(connection, key, task))
+            asyncio.create_task(_follow(connection, opening, key, task))
             for connection, (key, task) in zip(connections, followed, strict=True)
         ]
         most = 0
@@ -68,12 +71,13 @@ async def _streamed(stack: Stack, streams: int) -> tuple[int, int, int]:
     return most, sum(lost for lost, _ in found), sum(came for _, came in found)
 
 
-async def _follow(connection: Connection, key: str, task: str) -> tuple[int, int]:
+async def _follow(connection: Connection, opening: asyncio.Semaphore, key: str, task: str) -> tuple[int, int]:
     """Events that are missing or out of order in one stream, and those that came."""
-    connection.writer.write(head("GET", f"/v1/tasks/{task}/events", key) % 0)
-    status, _ = await connection.answer()
-    if status != 200:
-        raise Failed(f"{status} for the events of {task}")
+    async with opening:
+        connection.writer.write(head("GET", f"/v1/tasks/{task}/events", key) % 0)
+        status, _ = await connection.answer()
+        if status != 200:
+            raise Failed(f"{status} for the events of {task}")
     came, lost, last = 0, 0, 0
     while True:
         block = await connection.reader.readuntil(b"\n\n")

@@ -20,6 +20,7 @@ from agent_worker.providers.base import (
     TransientError,
     Turn,
 )
+from agent_worker.providers.connections import limits
 from agent_worker.providers.errors import (
     BROKEN,
     from_status,
@@ -58,14 +59,13 @@ class AnthropicMessages:
     name = "anthropic"
 
     def __init__(self, api_key: str, base_url: str | None, timeout: httpx2.Timeout, connections: int) -> None:
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = AsyncAnthropic(
             api_key=api_key,
             base_url=base_url,
             # The worker is the only retry loop: a silent retry would be billed where nobody sees it.
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAsyncHttpxClient(limits=limits, timeout=timeout),
+            http_client=DefaultAsyncHttpxClient(limits=limits(connections), timeout=timeout),
         )
 
     async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:

@@ -10,6 +10,7 @@ import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from agent_worker.providers.base import ProviderError
+from agent_worker.providers.connections import limits
 from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable, unsent
 from common.contracts.usage import Usage
 
@@ -18,14 +19,13 @@ _ERROR_STATUS = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid
 
 def client(api_key: str, base_url: str | None, timeout: httpx2.Timeout, connections: int) -> AsyncOpenAI:
     """One client for the process: its connections are shared by all runs, and by both APIs."""
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     return AsyncOpenAI(
         api_key=api_key,
         base_url=base_url,
         # The worker is the only retry loop: a silent retry would be billed where nobody sees it.
         max_retries=0,
         timeout=timeout,
-        http_client=DefaultAsyncHttpxClient(limits=limits, timeout=timeout),
+        http_client=DefaultAsyncHttpxClient(limits=limits(connections), timeout=timeout),
     )
 
 
