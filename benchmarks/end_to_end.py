@@ -21,7 +21,7 @@ from tests.servers import Servers
 TASKS = 3000
 CLIENTS = 64
 SERVICES = ("gateway", "agent-worker-1", "persister", "billing")
-SETTINGS = {"agent-worker-1": {"LANEWAY_SLOTS": "200"}}
+SETTINGS = {"agent-worker-1": {"LANEWAY_SLOTS": "400"}}
 TIER = "enterprise"
 BODY = json.dumps({"input": "Nothing.", "agent": "no-op"}).encode()
 CELERY = ("celery", "-A", "benchmarks.rivals.celery_app", "worker", "--concurrency", "2", "--loglevel", "WARNING")
