@@ -24,10 +24,12 @@ class Lane:
         self.waiting = 0
         self.fetches = 0
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def fetch(self) -> Delivery | None:
         self.fetches += 1
-        await asyncio.sleep(0)
+        await self.answers.wait()
         if self.away:
             raise BrokerUnavailable("away")
         if not self.waiting:
@@ -113,3 +115,22 @@ async def test_a_broker_that_is_away_is_tried_again(worker: Worker) -> None:
     await eventually(tried)
     worker.lanes["free"].away = False
     await worker.holds(free=5)
+
+
+async def test_what_is_being_fetched_when_it_stops_is_run_all_the_same() -> None:
+    worker = Worker(20)
+    lane = worker.lanes["free"]
+    lane.answers.clear()
+    worker.push("free", 2)
+    running = asyncio.create_task(worker.dispatcher.run())
+
+    async def fetching() -> bool:
+        return lane.fetches == 1
+
+    await eventually(fetching)
+    running.cancel()
+    await asyncio.wait({running}, timeout=0.05)
+    lane.answers.set()
+    await asyncio.wait({running}, timeout=15)
+    assert running.cancelled()
+    assert (worker.slots.held["free"], lane.waiting) == (2, 0)

@@ -16,7 +16,7 @@ from common.errors import CacheUnavailable
 
 
 class Client(Redis):
-    """A client whose every command has a deadline. For a pipeline, `seconds` is the deadline to put around it.
+    """A client whose every command has a deadline of so many seconds.
 
     The library's own deadline for a write is `asyncio.wait_for`, which before Python 3.12 loses a cancellation that
     comes in the moment in which the write ends: a stream whose reader had left would go on.
@@ -24,11 +24,11 @@ class Client(Redis):
 
     def __init__(self, source: BlockingConnectionPool, seconds: float) -> None:
         super().__init__(connection_pool=source)
-        self.seconds = seconds
+        self._seconds = seconds
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """See `Redis.execute_command`."""
-        async with asyncio.timeout(self.seconds):
+        async with asyncio.timeout(self._seconds):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 

@@ -112,6 +112,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
                 lending = asyncio.create_task(dispatcher.run(), name="lending")
+                lanes.push_async_callback(stop, lending)
                 await until_stopped(stopping, lending, *tasks)
                 await stop(lending)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from agent_worker.cutting import undisturbed
 from agent_worker.lanes import Slots
 from agent_worker.metrics import RUNS_HELD
 from common.errors import BrokerUnavailable
@@ -61,16 +62,20 @@ class Dispatcher:
             if tier is None:
                 await self._wait()
                 continue
-            try:
-                delivery = await self._lanes[tier].fetch()
-            except BrokerUnavailable as error:
-                _log.info("lane.not_fetched", tier=tier, error=str(error))
-                self._leave_alone(tier, _AWAY_SECONDS)
-                continue
-            if delivery is None:
-                self._leave_alone(tier, _EMPTY_SECONDS)
-            else:
-                self.take(tier, delivery)
+            # A fetch that was begun is finished: its message would be held by nobody until the connection ends.
+            await undisturbed(self._fetch(tier))
+
+    async def _fetch(self, tier: str) -> None:
+        try:
+            delivery = await self._lanes[tier].fetch()
+        except BrokerUnavailable as error:
+            _log.info("lane.not_fetched", tier=tier, error=str(error))
+            self._leave_alone(tier, _AWAY_SECONDS)
+            return
+        if delivery is None:
+            self._leave_alone(tier, _EMPTY_SECONDS)
+        else:
+            self.take(tier, delivery)
 
     def _hungry(self) -> list[str]:
         now = asyncio.get_running_loop().time()
