@@ -9,6 +9,7 @@ from deploy.local import ready
 from deploy.local.credentials import SERVICES as CREDENTIALED
 from deploy.local.credentials import Credentials
 from deploy.local.envfile import read_env
+from deploy.local.errors import LocalError
 from deploy.local.instance import REPOSITORY, Instance
 from deploy.local.ports import HOST, Ports
 from deploy.local.servers import DATABASE, Addresses, Servers
@@ -230,7 +231,7 @@ class OnlyServers:
 
     def one_more(self, service: str, index: int) -> Spec:
         """Servers are single."""
-        raise NotImplementedError(f"{service}-{index}")
+        raise LocalError(f"there is no {service}-{index}: each server is one process")
 
     def rabbitmqctl(self, arguments: list[str]) -> Spec:
         """One run of the broker's command line tool."""
