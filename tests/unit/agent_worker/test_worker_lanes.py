@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_worker.lanes import Slots, guaranteed_slots
+from agent_worker.lanes import Lend, Loan, Slots, guaranteed_slots
 from common.catalogue import Tier
 from common.errors import ConfigurationError
 
@@ -50,80 +50,208 @@ def test_fewer_slots_than_tiers_is_a_contradiction() -> None:
         guaranteed_slots(1, [Tier(name="a", weight=1), Tier(name="b", weight=1)])
 
 
-def fill(slots: Slots, waiting: dict[str, int]) -> None:
-    """Begin all that may begin: guarantees by themselves, then one loan after the other."""
-    for tier, guarantee in slots.guaranteed.items():
-        take(slots, waiting, tier, guarantee - slots.held[tier])
-    while (borrower := slots.borrower([name for name, left in waiting.items() if left])) is not None:
-        take(slots, waiting, borrower, 1)
+class Simulation:
+    """Lanes with work, and the slots of one worker, in time of its own: the broker sends at once what may be held."""
 
+    def __init__(self, total: int, tiers: list[Tier]) -> None:
+        self.slots = Slots(total, tiers)
+        self.waiting = dict.fromkeys(self.slots.held, 0)
+        self.runs: list[tuple[str, Loan | None]] = []
+        self.now = 0.0
+        self.ended = dict.fromkeys(self.slots.held, 0)
+        self.changes = 0
 
-def take(slots: Slots, waiting: dict[str, int], tier: str, most: int) -> None:
-    begun = max(0, min(most, waiting[tier]))
-    slots.held[tier] += begun
-    waiting[tier] -= begun
+    def settle(self) -> None:
+        """Whatever may begin begins, and whatever is to be lent or taken back is, until nothing is left to do."""
+        self._deliver()
+        while (decision := self.slots.decide(self.now)) is not None:
+            self.changes += 1
+            assert self.changes < 100_000, "it does not come to rest"
+            if isinstance(decision, Lend):
+                self.slots.lend(decision.tier, decision.size, self.now)
+            else:
+                if decision.found_empty:
+                    self.slots.leave_alone(decision.loan.tier, self.now + 1)
+                self.slots.take_back(decision.loan)
+            self._deliver()
+
+    def pass_time(self, seconds: float) -> None:
+        """Nothing ends meanwhile; what is to be looked at again is."""
+        until = self.now + seconds
+        while (look := self.slots.next_look(self.now)) is not None and look < until:
+            self.now = look
+            self.settle()
+        self.now = until
+        self.settle()
+
+    def _deliver(self) -> None:
+        for tier in self.waiting:
+            by_right = sum(run == (tier, None) for run in self.runs)
+            self._begin(tier, None, self.slots.guaranteed[tier] - by_right)
+        for loan in self.slots.loans:
+            self._begin(loan.tier, loan, loan.size - loan.held)
+
+    def _begin(self, tier: str, loan: Loan | None, most: int) -> None:
+        for _ in range(min(most, self.waiting[tier])):
+            self.waiting[tier] -= 1
+            self.runs.append((tier, loan))
+            self.slots.begin(tier, loan, self.now)
+
+    def end(self, index: int) -> None:
+        tier, loan = self.runs.pop(index)
+        self.slots.end(tier, loan, self.now)
+        self.ended[tier] += 1
+        self.settle()
+
+    @property
+    def taken(self) -> int:
+        return len(self.runs)
 
 
 def test_what_only_one_tier_needs_it_has_and_another_still_begins_at_once() -> None:
-    slots = Slots(20, DEFAULT)
-    waiting = {"enterprise": 0, "pro": 0, "free": 100}
-    fill(slots, waiting)
-    assert slots.held == {"enterprise": 0, "pro": 0, "free": 20}
-    waiting["enterprise"] = 100
-    fill(slots, waiting)
-    assert slots.held == {"enterprise": 6, "pro": 0, "free": 20}
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 100
+    worker.settle()
+    assert worker.slots.held == {"enterprise": 0, "pro": 0, "free": 20}
+    worker.waiting["enterprise"] = 100
+    worker.settle()
+    assert worker.slots.held == {"enterprise": 6, "pro": 0, "free": 20}
+
+
+def test_what_was_lent_goes_back_by_weight_as_runs_end() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    worker.waiting["enterprise"] = worker.waiting["pro"] = 1000
+    for _ in range(40):  # the oldest ends
+        worker.end(0)
+    assert worker.slots.held == {"enterprise": 12, "pro": 6, "free": 2}
+
+
+def test_a_lone_borrower_needs_few_consumers() -> None:
+    worker = Simulation(400, DEFAULT)
+    worker.waiting["enterprise"] = 1000
+    worker.settle()
+    assert worker.slots.held["enterprise"] == 400
+    assert len(worker.slots.loans) <= 16
+
+
+def test_a_slot_that_nothing_came_to_is_given_to_who_needs_it() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["pro"] = 3
+    worker.settle()
+    assert worker.slots.lent["pro"] >= 1  # its guarantee is used up: more may come
+    worker.waiting["enterprise"] = 100
+    worker.settle()
+    worker.pass_time(0.06)
+    assert worker.slots.held == {"enterprise": 17, "pro": 3, "free": 0}
+
+
+def test_a_loan_is_given_up_when_its_tier_has_room_without_it() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["pro"] = 20
+    worker.settle()
+    while worker.runs:
+        worker.end(0)
+    assert worker.slots.loans
+    worker.pass_time(1.1)
+    assert not worker.slots.loans
+    assert worker.slots.next_look(worker.now) is None
+
+
+def test_a_full_tier_without_more_work_costs_the_others_next_to_nothing() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting.update(enterprise=6, free=1000)  # enterprise has its guarantee, and no more
+    worker.settle()
+    lost = 0.0
+    for _ in range(1000):
+        before = worker.now
+        worker.pass_time(0.01)
+        lost += (20 - worker.taken) * (worker.now - before)
+        if (free := next((n for n, (tier, _) in enumerate(worker.runs) if tier == "free"), None)) is not None:
+            worker.end(free)
+    assert lost <= 0.01 * 20 * worker.now
 
 
 def test_under_saturation_slots_go_by_weight() -> None:
-    slots = Slots(100, DEFAULT)
-    fill(slots, {"enterprise": 1000, "pro": 1000, "free": 1000})
-    assert slots.held == {"enterprise": 60, "pro": 30, "free": 10}
+    worker = Simulation(100, DEFAULT)
+    worker.waiting.update(enterprise=1000, pro=1000, free=1000)
+    worker.settle()
+    assert worker.slots.held == {"enterprise": 60, "pro": 30, "free": 10}
+
+
+def test_hours_of_saturation_are_shared_by_weight_and_no_consumer_is_changed() -> None:
+    """Runs of 1 to 60 seconds, of whichever tier; four hours."""
+    worker, chance = Simulation(40, DEFAULT), random.Random(7)
+    worker.waiting.update(enterprise=10**9, pro=10**9, free=10**9)
+    worker.settle()
+    until = {number: chance.uniform(1, 60) for number in range(worker.taken)}
+    settled = worker.changes
+    ends = [until[number] for number in range(worker.taken)]
+    while worker.now < 4 * 3600:
+        first = min(range(len(ends)), key=ends.__getitem__)
+        worker.now = max(worker.now, ends.pop(first))
+        worker.end(first)
+        while len(ends) < worker.taken:
+            ends.append(worker.now + chance.uniform(1, 60))
+    done = sum(worker.ended.values())
+    for tier in DEFAULT:
+        assert worker.ended[tier.name] / done == pytest.approx(tier.weight / 10, rel=0.05)
+    assert worker.changes == settled
 
 
 WAITING = st.lists(st.integers(0, 300), min_size=8, max_size=8)
 
 
-@given(TIERS, st.integers(0, 200), WAITING)
+@given(TIERS, st.integers(0, 100), WAITING)
+@settings(deadline=None)
 def test_no_slot_stays_free_while_work_waits_and_no_more_are_taken_than_there_are(
     tiers: list[Tier], extra: int, amounts: list[int]
 ) -> None:
-    slots = Slots(len(tiers) + extra, tiers)
-    waiting = dict(zip(slots.held, amounts, strict=False))
-    fill(slots, waiting)
-    assert slots.taken == min(slots.total, sum(amounts[: len(tiers)]))
+    worker = Simulation(len(tiers) + extra, tiers)
+    worker.waiting.update(zip(worker.waiting, amounts, strict=False))
+    worker.settle()
+    worker.pass_time(0.2)
+    assert worker.taken == min(worker.slots.total, sum(amounts[: len(tiers)]))
 
 
-@given(TIERS, st.integers(0, 200), WAITING, st.integers(0, 2**32))
-@settings(deadline=None)
+@given(TIERS, st.integers(0, 60), WAITING, st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
 def test_each_tier_has_its_guarantee_while_it_has_work_whatever_came_before(
     tiers: list[Tier], extra: int, amounts: list[int], seed: int
 ) -> None:
-    slots, chance = Slots(len(tiers) + extra, tiers), random.Random(seed)
-    waiting = dict.fromkeys(slots.held, 0)
-    guarantees = sum(slots.guaranteed.values())
+    worker, chance = Simulation(len(tiers) + extra, tiers), random.Random(seed)
+    slots = worker.slots
     for tier, amount in zip(chance.choices(list(slots.held), k=8), amounts, strict=True):
-        waiting[tier] += amount
-        fill(slots, waiting)
+        worker.waiting[tier] += amount
+        worker.settle()
         for name, guarantee in slots.guaranteed.items():
-            assert slots.held[name] >= guarantee or not waiting[name]
-        assert slots.taken <= slots.total + guarantees
-        for name in slots.held:
-            slots.held[name] -= chance.randint(0, slots.held[name])
+            assert slots.held[name] >= guarantee or not worker.waiting[name]
+        assert worker.taken <= slots.total + sum(slots.guaranteed.values())
+        assert sum(slots.held.values()) == worker.taken
+        for _ in range(chance.randint(0, worker.taken)):
+            worker.end(chance.randrange(worker.taken))
+        worker.pass_time(chance.choice((0.0, 0.06, 1.5)))
+    while worker.runs:
+        worker.waiting = dict.fromkeys(worker.waiting, 0)
+        worker.end(0)
+    worker.pass_time(3)
+    assert slots.free == slots.total  # nothing has leaked
 
 
-@given(TIERS, st.integers(0, 200), st.integers(0, 7))
+@given(TIERS, st.integers(0, 100), st.integers(0, 7))
+@settings(deadline=None, max_examples=60)
 def test_from_any_start_saturation_converges_to_the_weights(tiers: list[Tier], extra: int, first: int) -> None:
-    slots = Slots(2 * len(tiers) + extra, tiers)
+    worker = Simulation(2 * len(tiers) + extra, tiers)
+    slots = worker.slots
     greedy = list(slots.held)[first % len(tiers)]
-    fill(slots, {**dict.fromkeys(slots.held, 0), greedy: 10_000})
-    waiting = dict.fromkeys(slots.held, 10_000)
-    for _ in range(2):  # every run ends, one at a time, and what may begin begins
-        for name in [name for name, held in slots.held.items() for _ in range(held)]:
-            if slots.held[name]:
-                slots.held[name] -= 1
-                fill(slots, waiting)
+    worker.waiting[greedy] = 10_000
+    worker.settle()
+    worker.waiting = dict.fromkeys(slots.held, 10_000)
+    for _ in range(4 * slots.total):  # the oldest run ends, one at a time
+        worker.end(0)
     total = sum(tier.weight for tier in tiers)
-    assert slots.taken == slots.total
+    assert worker.taken == slots.total
     spare = sum(max(0.0, slots.guaranteed[tier.name] - slots.total * tier.weight / total) for tier in tiers)
     for tier in tiers:
         fair = slots.total * tier.weight / total

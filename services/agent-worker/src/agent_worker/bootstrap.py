@@ -36,7 +36,7 @@ from common.errors import CacheUnavailable
 from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
-from common.messaging.consumer import Fetcher, consuming, hearing_control
+from common.messaging.consumer import FlexLane, consuming, hearing_control
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
 from common.pipelining import Pipelined
@@ -98,8 +98,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             asyncio.create_task(writer.run(), name="streams"),
         ]
         await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
-        fetchers = {tier: Fetcher(broker, lane(tier)) for tier in slots.guaranteed}
-        dispatcher = Dispatcher(slots, fetchers, supervisor.start)
+        flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
+        dispatcher = Dispatcher(slots, flex, supervisor.start)
         SLOTS.set(slots.total)
         try:
             async with AsyncExitStack() as lanes:
@@ -117,7 +117,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                 await stop(lending)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
                 closing = (consumer.aclose() for consumer in consumers)
-                await asyncio.gather(supervisor.drain(settings.grace_seconds), *closing)
+                await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()
         finally:

@@ -1,8 +1,7 @@
-"""Brings work to the slots: guaranteed ones are filled by their lane's consumer, free ones are lent.
+"""Brings work to the slots: guaranteed ones are filled by their lane's consumer, the others are lent.
 
-A slot is lent by fetching one message for it, so nothing is ever held that does not run, and nothing need be given back
-when another tier wants its share. That a lane is empty is learned from the fetch itself: no other count of a quorum
-queue is as fresh.
+A loan is a consumer too, that may hold as many messages as it has slots. So nothing is ever held that does not run, a
+slot that stays with its tier costs nothing, and one that is wanted elsewhere is given up when its run ends.
 """
 
 from __future__ import annotations
@@ -10,88 +9,119 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from agent_worker.cutting import undisturbed
-from agent_worker.lanes import Slots
-from agent_worker.metrics import RUNS_HELD
+from agent_worker.lanes import Lend, Loan, Slots, TakeBack
+from agent_worker.metrics import RUNS_HELD, SLOTS_LENT
 from common.errors import BrokerUnavailable
 from common.messaging.settlement import Delivery
 
 _log = structlog.get_logger(__name__)
-# How long a lane that was found empty is left alone. New work of a tier with guaranteed slots left does not wait for
-# it, and other work may find a worker whose guarantee is not used up.
-_EMPTY_SECONDS = 0.05
 _AWAY_SECONDS = 0.5
+_EMPTY_SECONDS = 1.0
+
+
+class Consumer(Protocol):
+    """What a loan is filled by."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended by itself."""
+
+    async def close(self) -> None:
+        """Be sent nothing more."""
 
 
 class Lane(Protocol):
-    """Where single messages are fetched."""
+    """Where consumers are opened."""
 
-    async def fetch(self) -> Delivery | None:
-        """The next message; None where there is none. Raises `BrokerUnavailable`."""
+    async def open(self, prefetch: int, on_delivery: Callable[[Delivery], object]) -> Consumer:
+        """A consumer that is sent so many messages at a time. Raises `BrokerUnavailable`."""
 
 
 class Dispatcher:
-    """Counts the runs in the slots, and fills the free ones. `run` is its background task."""
+    """Counts the runs in the slots, and lends the free ones. `run` is its background task."""
 
     def __init__(self, slots: Slots, lanes: Mapping[str, Lane], start: Callable[[Delivery], asyncio.Task[Any]]) -> None:
         """`lanes` by tier; `start` begins the run of a delivery."""
         self._slots = slots
         self._lanes = lanes
         self._start = start
-        self._empty_until = dict.fromkeys(lanes, 0.0)
+        self._consumers: dict[Loan, Consumer] = {}
         self._changed = asyncio.Event()
+        self._clock = asyncio.get_running_loop().time
 
-    def take(self, tier: str, delivery: Delivery) -> None:
-        """Run a delivery of this tier's lane, in a slot of its own."""
-        self._count(tier, 1)
-        self._start(delivery).add_done_callback(lambda _: self._count(tier, -1))
+    def take(self, tier: str, delivery: Delivery, *, loan: Loan | None = None) -> None:
+        """Run a delivery of this tier's lane, in a slot of its guarantee or of a loan."""
+        self._slots.begin(tier, loan, self._clock())
+        self._note(tier)
+        self._start(delivery).add_done_callback(lambda _: self._end(tier, loan))
 
-    def _count(self, tier: str, change: int) -> None:
-        self._slots.held[tier] += change
+    def _end(self, tier: str, loan: Loan | None) -> None:
+        self._slots.end(tier, loan, self._clock())
+        self._note(tier)
+
+    def _note(self, tier: str) -> None:
         RUNS_HELD.labels(tier=tier).set(self._slots.held[tier])
         self._changed.set()
 
     async def run(self) -> None:
-        """Lend free slots until cancelled."""
+        """Lend slots and take them back until cancelled."""
         while True:
-            tier = self._slots.borrower(self._hungry())
-            if tier is None:
+            self._changed.clear()
+            self._forget_lost()
+            decision = self._slots.decide(self._clock())
+            if decision is None:
                 await self._wait()
-                continue
-            # A fetch that was begun is finished: its message would be held by nobody until the connection ends.
-            await undisturbed(self._fetch(tier))
+            else:
+                # A consumer whose opening was begun must be known, or it would take work until the connection ends.
+                await undisturbed(self._carry_out(decision))
 
-    async def _fetch(self, tier: str) -> None:
-        try:
-            delivery = await self._lanes[tier].fetch()
-        except BrokerUnavailable as error:
-            _log.info("lane.not_fetched", tier=tier, error=str(error))
-            self._leave_alone(tier, _AWAY_SECONDS)
+    async def close(self) -> None:
+        """Take back all that is lent. Runs go on, and nothing more is begun in a lent slot."""
+        await asyncio.gather(*(self._take_back(loan) for loan in self._slots.loans))
+
+    async def _carry_out(self, decision: Lend | TakeBack) -> None:
+        if isinstance(decision, Lend):
+            await self._lend(decision.tier, decision.size)
             return
-        if delivery is None:
-            self._leave_alone(tier, _EMPTY_SECONDS)
-        else:
-            self.take(tier, delivery)
+        if decision.found_empty:
+            self._slots.leave_alone(decision.loan.tier, self._clock() + _EMPTY_SECONDS)
+        await self._take_back(decision.loan)
 
-    def _hungry(self) -> list[str]:
-        now = asyncio.get_running_loop().time()
-        return [tier for tier, until in self._empty_until.items() if until <= now]
+    async def _lend(self, tier: str, size: int) -> None:
+        loan = self._slots.lend(tier, size, self._clock())
+        try:
+            self._consumers[loan] = await self._lanes[tier].open(size, partial(self.take, tier, loan=loan))
+        except BrokerUnavailable as error:
+            _log.info("lane.not_lent", tier=tier, error=str(error))
+            self._slots.take_back(loan)
+            self._slots.leave_alone(tier, self._clock() + _AWAY_SECONDS)
+        self._note_loans(tier)
 
-    def _leave_alone(self, tier: str, seconds: float) -> None:
-        self._empty_until[tier] = asyncio.get_running_loop().time() + seconds
+    async def _take_back(self, loan: Loan) -> None:
+        self._slots.take_back(loan)
+        self._note_loans(loan.tier)
+        consumer = self._consumers.pop(loan, None)
+        if consumer is not None:
+            await consumer.close()
+
+    def _forget_lost(self) -> None:
+        """What a lost connection ended is taken back: its runs go on, in slots that nobody fills."""
+        for loan in [loan for loan, consumer in self._consumers.items() if consumer.lost]:
+            del self._consumers[loan]
+            self._slots.take_back(loan)
+            self._note_loans(loan.tier)
+
+    def _note_loans(self, tier: str) -> None:
+        SLOTS_LENT.labels(tier=tier).set(self._slots.lent[tier])
 
     async def _wait(self) -> None:
-        """Until a run begins or ends, or a lane that could borrow may have work again."""
-        self._changed.clear()
+        """Until a run begins or ends, or time alone may have changed something."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._next_look()):
+            async with asyncio.timeout_at(self._slots.next_look(self._clock())):
                 await self._changed.wait()
-
-    def _next_look(self) -> float | None:
-        if self._slots.taken >= self._slots.total:
-            return None
-        return min((until for tier, until in self._empty_until.items() if self._slots.is_full(tier)), default=None)

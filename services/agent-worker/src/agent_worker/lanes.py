@@ -5,10 +5,17 @@ Pure: what is decided here is carried out by the consumers of the lanes (their g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from common.catalogue import Tier
 from common.errors import ConfigurationError
+
+IDLE_SECONDS = 0.05
+"""A lent slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
+SPARE_SECONDS = 1.0
+"""A loan that nobody else wants is kept so long, for load that comes and goes."""
 
 
 def guaranteed_slots(slots: int, tiers: Sequence[Tier]) -> dict[str, int]:
@@ -31,34 +38,175 @@ def guaranteed_slots(slots: int, tiers: Sequence[Tier]) -> dict[str, int]:
     return shares
 
 
+class Loan:
+    """Slots that are lent to a tier together: one consumer of its lane, which may hold so many runs.
+
+    Taken back it is sent nothing more, and its slots are free as the runs in them end.
+    """
+
+    __slots__ = ("held", "open", "size", "stirred_at", "tier")
+
+    def __init__(self, tier: str, size: int, now: float) -> None:
+        self.tier = tier
+        self.size = size
+        self.held = 0
+        self.open = True
+        self.stirred_at = now
+        """When it was last full, or a run in it began or ended."""
+
+
+class Lend(NamedTuple):
+    """Open a consumer of the tier's lane that may hold so many runs."""
+
+    tier: str
+    size: int
+
+
+class TakeBack(NamedTuple):
+    """Close the consumer of a loan."""
+
+    loan: Loan
+    found_empty: bool = False
+    """Its lane had nothing for it: the tier needs no more for a while."""
+
+
 class Slots:
-    """The slots of one worker, and how many runs of each tier are in them.
+    """The slots of one worker, and what becomes of those that no guarantee uses.
 
     A guarantee is never lent for good: work of its tier begins in it at once, though all other slots be taken. So there
     are at most `total` runs, and for as long as borrowers still run as many more as guarantees were lent.
+    Times are seconds of any one clock.
     """
 
     def __init__(self, total: int, tiers: Sequence[Tier]) -> None:
         self.total = total
         self.guaranteed = guaranteed_slots(total, tiers)
         self.held = dict.fromkeys(self.guaranteed, 0)
+        """Runs of each tier, in guaranteed and in lent slots."""
         self._weights = {tier.name: tier.weight for tier in tiers}
+        self._by_right = dict.fromkeys(self.guaranteed, 0)
+        self.lent = dict.fromkeys(self.guaranteed, 0)
+        """Slots of each tier that are lent to it."""
+        self._loans: dict[str, list[Loan]] = {tier: [] for tier in self.guaranteed}
+        self._ending = 0  # runs in slots that were taken back
+        self._left_alone_until = dict.fromkeys(self.guaranteed, -math.inf)
+        # Large enough that a lone borrower needs few consumers, small enough that one can be taken back.
+        self._largest_loan = max(1, (total - sum(self.guaranteed.values())) // 8)
 
     @property
-    def taken(self) -> int:
-        """Runs of all tiers."""
-        return sum(self.held.values())
+    def free(self) -> int:
+        """Slots that no run is in and that are not lent either. Negative while guarantees are made good."""
+        return self.total - self._promised - self._ending
 
-    def is_full(self, tier: str) -> bool:
-        """Whether the tier's guarantee is used up: only then can more of its work be waiting."""
-        return self.held[tier] >= self.guaranteed[tier]
+    @property
+    def loans(self) -> list[Loan]:
+        """All that are open."""
+        return [loan for loans in self._loans.values() for loan in loans]
 
-    def borrower(self, hungry: Collection[str]) -> str | None:
-        """The tier that the next free slot is lent to, of those that may have work beyond their guarantee: the one
-        furthest below its share by weight, best tier first. None where no slot is free, or nobody needs one.
+    @property
+    def _promised(self) -> int:
+        return sum(self._by_right.values()) + sum(self.lent.values())
+
+    def begin(self, tier: str, loan: Loan | None, now: float) -> None:
+        """A run begins, in a guaranteed slot or in a lent one."""
+        self.held[tier] += 1
+        if loan is None:
+            self._by_right[tier] += 1
+            return
+        loan.held += 1
+        loan.stirred_at = now
+        self._ending += not loan.open
+
+    def end(self, tier: str, loan: Loan | None, now: float) -> None:
+        """A run ends."""
+        self.held[tier] -= 1
+        if loan is None:
+            self._by_right[tier] -= 1
+            return
+        loan.held -= 1
+        loan.stirred_at = now
+        self._ending -= not loan.open
+
+    def lend(self, tier: str, size: int, now: float) -> Loan:
+        """Lend slots to a tier."""
+        loan = Loan(tier, size, now)
+        self._loans[tier].append(loan)
+        self.lent[tier] += size
+        return loan
+
+    def take_back(self, loan: Loan) -> None:
+        """Take a loan back. Doing it again changes nothing."""
+        if loan.open:
+            loan.open = False
+            self._loans[loan.tier].remove(loan)
+            self.lent[loan.tier] -= loan.size
+            self._ending += loan.held
+
+    def leave_alone(self, tier: str, until: float) -> None:
+        """Lend nothing to a tier for a while: its lane is empty, or cannot be consumed."""
+        self._left_alone_until[tier] = until
+
+    def decide(self, now: float) -> Lend | TakeBack | None:
+        """The next thing to do; None where all is as it should be, until something changes or time passes.
+
+        First the guarantees, then what is free to whoever needs it, then what lies idle and at last what one has too
+        much of to whoever has too little.
         """
-        if self.taken >= self.total:
+        if self._promised > self.total:
+            return self._most_dispensable(list(self._loans))
+        hungry = [tier for tier in self.held if self._is_full(tier) and self._left_alone_until[tier] <= now]
+        if hungry and self.free > 0:
+            size = min(self.free, self._largest_loan) if len(hungry) == 1 else 1
+            return Lend(min(hungry, key=self._standing), size)
+        return self._idle(hungry, now) or self._redistributed(hungry)
+
+    def next_look(self, now: float) -> float | None:
+        """When to decide again though nothing has changed; None where only a change can make a difference."""
+        if any(self._is_full(tier) for tier in self.held) and (self.free > 0 or any(self._loans.values())):
+            return now + IDLE_SECONDS
+        return now + SPARE_SECONDS if any(self._loans.values()) else None
+
+    def _is_full(self, tier: str) -> bool:
+        """Whether every slot that the tier has is taken: only then can more of its work be waiting."""
+        guaranteed = self._by_right[tier] >= self.guaranteed[tier]
+        return guaranteed and all(loan.held >= loan.size for loan in self._loans[tier])
+
+    def _standing(self, tier: str, change: int = 0) -> float:
+        """Who has the least is lent the next slot, as seats are shared after an election (Sainte-Laguë): by weight,
+        with no bias to the large or to the small. Equals go in the order of the tiers.
+        """
+        return (2 * (self._by_right[tier] + self.lent[tier] + change) + 1) / self._weights[tier]
+
+    def _idle(self, hungry: Collection[str], now: float) -> TakeBack | None:
+        """A loan that lies idle, while another tier wants it or its own has room without it."""
+        for tier, loans in self._loans.items():
+            wanted = any(other != tier for other in hungry)
+            for loan in loans:
+                unused = now - loan.stirred_at
+                if loan.held < loan.size and (
+                    (wanted and unused >= IDLE_SECONDS)
+                    or (not loan.held and unused >= SPARE_SECONDS and self._has_room_without(loan))
+                ):
+                    return TakeBack(loan, found_empty=not loan.held)
+        return None
+
+    def _has_room_without(self, loan: Loan) -> bool:
+        others = (other for other in self._loans[loan.tier] if other is not loan)
+        by_right = self._by_right[loan.tier] < self.guaranteed[loan.tier]
+        return by_right or any(other.held < other.size for other in others)
+
+    def _redistributed(self, hungry: Sequence[str]) -> TakeBack | None:
+        """A loan of whoever has too much; None while slots that were taken back before are still to come."""
+        if not hungry or self._ending + min(0, self.free) > 0:
             return None
-        needy = [tier for tier in self.held if tier in hungry and self.is_full(tier)]
-        # As seats are shared after an election (Sainte-Laguë): no bias to the large or to the small.
-        return min(needy, key=lambda tier: (2 * self.held[tier] + 1) / self._weights[tier], default=None)
+        poorest = min(hungry, key=self._standing)
+        rich = [t for t in self._loans if self._loans[t] and self._standing(t, -1) > self._standing(poorest)]
+        return self._most_dispensable(rich)
+
+    def _most_dispensable(self, tiers: Sequence[str]) -> TakeBack | None:
+        """The smallest loan of the tier that has the most for its weight, among those that have any."""
+        lenders = [tier for tier in tiers if self._loans[tier]]
+        if not lenders:
+            return None
+        richest = max(lenders, key=self._standing)
+        return TakeBack(min(self._loans[richest], key=lambda loan: (loan.size, loan.held)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+SLOTS_LENT = Gauge("laneway_worker_slots_lent", "Slots lent to a tier beyond its guarantee", ["tier"])
 RUNS_HELD = Gauge("laneway_worker_runs_held", "Deliveries this worker holds, each in a slot", ["tier"])
 RUNS_ENDED = Counter("laneway_worker_runs_ended_total", "Deliveries settled", ["tier", "disposition"])
 SLOTS = Gauge("laneway_worker_slots", "All slots, lent ones included")
