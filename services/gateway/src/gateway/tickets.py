@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat
 
+from common.admission import OUTSTANDING_SECONDS
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.identifiers import task_id
@@ -17,6 +18,7 @@ from common.contracts.runs import RunError, ended_before_it_began
 from common.messaging.topology import lane
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
+from gateway.timing import FURTHEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,14 @@ def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None
         request_hash=request_hash(request),
         owner=uuid_utils.compat.uuid4().hex,
         answer=answer(task, tier, "queued", at),
+        outstanding_seconds=OUTSTANDING_SECONDS + _seconds_until(request.not_before, at),
     )
     return Ticket(tenant_id, request, tier, key, at, candidate)
+
+
+def _seconds_until(start: datetime | None, at: datetime) -> int:
+    """How long a task is to wait; it counts as outstanding meanwhile."""
+    return 0 if start is None else int(min(max(start - at, timedelta()), FURTHEST).total_seconds())
 
 
 def request_hash(request: TaskRequest) -> str:

@@ -111,6 +111,8 @@ class Waker:
 
     async def _publish(self, ready: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
         """Those of them that are in their lanes now; the others stay for the next look."""
+        if not self.publisher.ready:
+            return []  # deadlines are not to wait for the broker
         done = await asyncio.gather(*(self._publish_one(row) for row in ready))
         return [row for row, confirmed in zip(ready, done, strict=True) if confirmed]
 
