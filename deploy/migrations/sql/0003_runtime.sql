@@ -1,5 +1,5 @@
--- One row for each task that was ever begun or cancelled. The fence rises with each acquisition: whoever writes names
--- the fence it holds, and a worker that lost its lease changes nothing.
+-- One row for each task that was ever begun, parked or cancelled. The fence rises with each acquisition: whoever writes
+-- names the fence it holds, and a worker that lost its lease changes nothing. What parks before it begins has fence 0.
 CREATE TABLE runtime.runs (
   task_id uuid PRIMARY KEY,
   tenant_id uuid NOT NULL,
@@ -10,6 +10,10 @@ CREATE TABLE runtime.runs (
   calls integer NOT NULL DEFAULT 0,
   worker text,
   lease_until timestamptz,
+  -- Of those with the same key only so many run at a time (see `runtime.parked`).
+  concurrency_key text,
+  -- How long it has waited without a slot since it first began: that is no part of the time that a run may take.
+  parked_seconds double precision NOT NULL DEFAULT 0,
   cancel_requested_at timestamptz,
   started_at timestamptz,
   finished_at timestamptz,
@@ -17,6 +21,8 @@ CREATE TABLE runtime.runs (
   outcome bytea
 ) WITH (fillfactor = 60);
 CREATE INDEX runs_of_tenant ON runtime.runs (tenant_id, status);
+CREATE INDEX runs_with_key ON runtime.runs (tenant_id, concurrency_key)
+  WHERE concurrency_key IS NOT NULL AND status = 'running';
 CALL identity.protect('runtime.runs', 'laneway_worker', 'laneway_persister', 'laneway_billing');
 
 CREATE TABLE runtime.steps (
@@ -34,33 +40,60 @@ CALL identity.protect('runtime.steps', 'laneway_worker');
 GRANT SELECT ON runtime.runs TO laneway_gateway, laneway_worker, laneway_persister, laneway_billing;
 GRANT SELECT ON runtime.steps TO laneway_worker;
 
--- decision: 'acquired' | 'finished' (outcome may be NULL where it was cancelled before it began) | 'leased'.
+-- Why a run cannot be had at the moment: what it waits for, and until when, or with how many at a time (see `runtime.parked`).
+CREATE TYPE runtime.obstacle AS (reason text, key text, room integer, wake_at timestamptz);
+
+-- decision: 'acquired' | 'finished' (outcome may be NULL where it was cancelled before it began) | 'leased' | 'parked'
+-- (and `told` is what its stream is to say of that) | 'full' (something is in its way: ask again with the message, and it
+-- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two: the others
+-- cost one statement. A limited run is acquired under the lock of its tenant, see `runtime.limits`.
 CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
+  p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL,
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
-  OUT outcome bytea, OUT steps jsonb)
+  OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE run runtime.runs;
+DECLARE run runtime.runs; name text; obstacle runtime.obstacle;
 BEGIN
-  INSERT INTO runtime.runs AS r (task_id, tenant_id, tier, status, fence, attempts, worker, lease_until, started_at)
-  VALUES (p_task, p_tenant, p_tier, 'running', 1, 1, p_worker, clock_timestamp() + p_lease, clock_timestamp())
+  IF p_cap IS NOT NULL OR p_message IS NOT NULL THEN
+    name := convert_from(p_message, 'UTF8')::json ->> 'concurrency_key';
+    obstacle := runtime.in_the_way(p_task, p_tenant, p_cap, convert_from(p_message, 'UTF8')::json);
+    IF obstacle.reason IS NOT NULL AND p_message IS NULL THEN
+      decision := 'full';
+      RETURN;
+    ELSIF obstacle.reason IS NOT NULL THEN
+      PERFORM runtime.put_aside(p_task, p_tenant, p_tier, obstacle, p_message);
+    END IF;
+  END IF;
+  -- Whoever asks for a run that was woken has it, or finds it ended: it waits no more.
+  WITH woken AS (DELETE FROM runtime.parked p WHERE p.task_id = p_task AND p.ready_at IS NOT NULL)
+  INSERT INTO runtime.runs AS r (task_id, tenant_id, tier, status, fence, attempts, worker, lease_until, started_at, concurrency_key)
+  VALUES (p_task, p_tenant, p_tier, 'running', 1, 1, p_worker, clock_timestamp() + p_lease, clock_timestamp(), name)
   ON CONFLICT (task_id) DO UPDATE
     SET status = 'running', fence = r.fence + 1, attempts = r.attempts + 1, worker = p_worker,
-        lease_until = clock_timestamp() + p_lease, started_at = coalesce(r.started_at, clock_timestamp())
+        lease_until = clock_timestamp() + p_lease,
+        parked_seconds = r.parked_seconds + CASE WHEN r.status = 'parked' AND r.started_at IS NOT NULL THEN coalesce(
+          (SELECT extract(epoch FROM clock_timestamp() - p.parked_at) FROM runtime.parked p WHERE p.task_id = p_task), 0)
+          ELSE 0 END,
+        started_at = coalesce(r.started_at, clock_timestamp())
     WHERE r.tenant_id = p_tenant
-      AND (r.status = 'parked' OR (r.status = 'running' AND r.lease_until < clock_timestamp()))
+      AND (r.status = 'running' AND r.lease_until < clock_timestamp() OR r.status = 'parked' AND NOT EXISTS (
+        SELECT FROM runtime.parked p WHERE p.task_id = p_task AND p.ready_at IS NULL))
   RETURNING * INTO run;
   decision := 'acquired';
   IF NOT FOUND THEN
     SELECT * INTO STRICT run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant;
-    decision := CASE WHEN run.status IN ('running', 'parked') THEN 'leased' ELSE 'finished' END;
+    decision := CASE run.status WHEN 'running' THEN 'leased' WHEN 'parked' THEN 'parked' ELSE 'finished' END;
+    IF decision = 'parked' THEN
+      SELECT p.told INTO told FROM runtime.parked p WHERE p.task_id = p_task;
+    END IF;
   ELSIF run.fence > 1 THEN
     SELECT jsonb_agg(jsonb_build_object('step', s.step, 'fence', s.fence, 'last_seq', s.last_seq, 'state', s.state) ORDER BY s.step)
     INTO steps FROM runtime.steps s WHERE s.task_id = p_task;
   END IF;
   status := run.status; fence := run.fence; attempts := run.attempts; calls := run.calls;
   started_at := run.started_at; finished_at := run.finished_at; lease_until := run.lease_until;
-  cancel_requested := run.cancel_requested_at IS NOT NULL; outcome := run.outcome;
+  cancel_requested := run.cancel_requested_at IS NOT NULL; outcome := run.outcome; parked_seconds := run.parked_seconds;
 END $$;
 
 -- Renews the leases of a whole process in one statement. A run that is not in the answer was lost.
@@ -127,10 +160,13 @@ END $$;
 CREATE FUNCTION runtime.finish(p_task uuid, p_fence integer, p_status text, p_outcome bytea, p_finished_at timestamptz)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE others_wait boolean;
 BEGIN
   UPDATE runtime.runs r SET status = p_status, outcome = p_outcome, finished_at = p_finished_at, lease_until = NULL
-  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running';
-  IF FOUND THEN RETURN true; END IF;
+  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running'
+  RETURNING EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = r.tenant_id AND p.ready_at IS NULL) INTO others_wait;
+  IF others_wait THEN NOTIFY laneway_parking; END IF;
+  IF others_wait IS NOT NULL THEN RETURN true; END IF;
   RETURN EXISTS (SELECT FROM runtime.runs r WHERE r.task_id = p_task AND r.fence = p_fence AND r.outcome = p_outcome);
 END $$;
 
@@ -149,11 +185,16 @@ BEGIN
     INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
     VALUES (p_task, p_saved_step, tenant, p_fence, p_last_seq, p_state) ON CONFLICT (task_id, step) DO NOTHING;
   END IF;
+  IF EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = tenant AND p.ready_at IS NULL) THEN
+    NOTIFY laneway_parking;
+  END IF;
   RETURN true;
 END $$;
 
 -- A cancel is durable here, whatever becomes of the bell that announces it. Answers what is true now:
 -- 'cancelled' (it never ran, or has ended so), 'cancelling' (it runs, and will be cut), or the end it had before.
+-- What is parked goes back to its lane at once: there it is found ended, or, where it had begun, is ended by a worker with
+-- all that it did. Nothing of it is run.
 CREATE FUNCTION runtime.cancel(p_task uuid, p_tenant uuid, p_tier text,
   OUT status text, OUT fence integer, OUT decided boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -162,17 +203,22 @@ BEGIN
   INSERT INTO runtime.runs AS r (task_id, tenant_id, tier, status, fence, attempts, cancel_requested_at, finished_at)
   VALUES (p_task, p_tenant, p_tier, 'cancelled', 1, 0, clock_timestamp(), clock_timestamp())
   ON CONFLICT (task_id) DO UPDATE
-    SET status = CASE WHEN r.status = 'parked' THEN 'cancelled' ELSE r.status END,
-        fence = CASE WHEN r.status = 'parked' THEN r.fence + 1 ELSE r.fence END,
-        finished_at = CASE WHEN r.status = 'parked' THEN clock_timestamp() ELSE r.finished_at END,
+    SET status = CASE WHEN r.fence = 0 THEN 'cancelled' ELSE r.status END,
+        fence = greatest(r.fence, 1),
+        finished_at = CASE WHEN r.fence = 0 THEN clock_timestamp() ELSE r.finished_at END,
         cancel_requested_at = coalesce(r.cancel_requested_at, clock_timestamp())
     WHERE r.tenant_id = p_tenant AND r.status IN ('running', 'parked')
   RETURNING * INTO run;
   decided := FOUND;
-  IF NOT FOUND THEN
+  IF decided THEN
+    UPDATE runtime.parked p SET reason = 'cancelled', key = '', wake_at = NULL,
+                                ready_at = clock_timestamp(), published_at = NULL
+    WHERE p.task_id = p_task AND p.reason <> 'cancelled';
+    IF FOUND THEN NOTIFY laneway_parking; END IF;
+  ELSE
     SELECT * INTO run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant;
   END IF;
-  status := CASE WHEN run.status = 'running' THEN 'cancelling' ELSE run.status END;
+  status := CASE WHEN run.status IN ('running', 'parked') THEN 'cancelling' ELSE run.status END;
   fence := run.fence;
 END $$;
 

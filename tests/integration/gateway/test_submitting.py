@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from common.admission import outstanding_key, rate_key, record_key, release
+from common.admission import OUTSTANDING_SECONDS, outstanding_key, rate_key, record_key, release
 from common.contracts import TaskSubmitted
 from common.messaging.envelope import unseal
 from common.redis import Client
@@ -241,3 +241,36 @@ async def test_a_pointer_leads_to_the_field_and_a_parameter_has_none(gateway: Ru
     admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
     made = await gateway.client.post("/v1/admin/tenants", json={"name": "", "plan": "pro"}, headers=admin)
     assert (made.json()["errors"][0]["field"], made.json()["errors"][0]["pointer"]) == ("name", "#/name")
+
+
+async def test_a_task_of_later_counts_as_outstanding_until_its_time(gateway: Running, state: Client) -> None:
+    tenant, day = await gateway.tenant(), 86_400
+    start = datetime.now(UTC) + timedelta(seconds=day)
+    later = await gateway.submit(tenant, not_before=start.isoformat())
+    await gateway.submit(tenant)  # which is forgotten sooner, and must not take the other with it
+    place = outstanding_key(tenant.id, 5)
+    until = await state.zscore(place, later.json()["id"])
+    assert until is not None
+    assert abs(until / 1000 - start.timestamp() - OUTSTANDING_SECONDS) < 60
+    assert await state.ttl(place) > day
+
+
+async def test_what_a_task_waits_for_is_in_its_message(gateway: Running, tap: Tap) -> None:
+    start = datetime.now(UTC) + timedelta(hours=1)
+    fields = {"concurrency_key": "k", "concurrency_limit": 3, "not_before": start.isoformat(), "deadline_seconds": 7200}
+    answer = await gateway.submit(await gateway.tenant(), **fields)
+    (message,) = await tap.messages(answer.json()["id"])
+    task = TaskSubmitted.decode(message.body)
+    assert (task.not_before, task.concurrency_key, task.concurrency_limit) == (start, "k", 3)
+    assert task.deadline_at == task.submitted_at + timedelta(hours=2)
+
+
+async def test_times_that_contradict_each_other_are_both_named_and_nothing_is_counted(
+    gateway: Running, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    start = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    answer = await gateway.submit(tenant, not_before=start, deadline_seconds=60)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["not_before", "deadline_seconds"]
+    assert await state.zcard(outstanding_key(tenant.id, 5)) == 0

@@ -156,3 +156,17 @@ async def test_only_what_died_in_its_lane_is_buried(story: Story, pool: Pool, ow
     """A submission that could not be recorded is still in its lane."""
     await handlers.file_dead_letters([_letter(story)], pool, 10, bury=bury)
     assert (await _is_due(owner, story) is not None) == bury
+
+
+async def test_a_run_that_is_parked_is_left_to_wait(story: Story, pool: Pool, owner: Pool) -> None:
+    """The message that died was a second one: the run is woken with its own."""
+    later = story.submitted(not_before=now() + timedelta(hours=1))
+    parking = "SELECT * FROM runtime.acquire($1, $2, 'free', 'worker', interval '1 second', NULL, $3)"
+    row = await owner.fetchrow(parking, story.task_id, story.tenant_id, later.encode())
+    assert row is not None
+    assert row["decision"] == "parked"
+    await _file(pool, story)
+    await _bury(pool)
+    assert (await _run(owner, story))["status"] == "parked"
+    assert await _status(owner, story) == "queued"
+    assert await _is_due(owner, story) is None

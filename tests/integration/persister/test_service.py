@@ -13,6 +13,7 @@ import aio_pika
 import asyncpg
 import httpx2
 import pytest
+from pydantic import SecretStr
 
 from common.contracts import Contract, TaskSubmitted
 from common.messaging.connection import Broker
@@ -30,7 +31,7 @@ from common.messaging.topology import (
     lane,
 )
 from common.postgres import Pool
-from common.settings import Health
+from common.settings import Health, Redis
 from persister.bootstrap import persister
 from persister.settings import PersisterSettings
 from tests.integration.persister.story import Story
@@ -44,6 +45,9 @@ async def _service(stage: Stage, port: int = 0) -> AsyncIterator[None]:
     settings = PersisterSettings(
         rabbit=stage.rabbit(PERSISTER),
         postgres=stage.postgres("laneway_persister"),
+        redis=Redis(
+            state_url=SecretStr(stage.servers.redis_state_url), cache_url=SecretStr(stage.servers.redis_cache_url)
+        ),
         health=Health(host="127.0.0.1", port=port),
     )
     async with persister(settings):
@@ -112,7 +116,7 @@ async def test_a_task_is_recorded_from_its_submission_to_its_end(
         await _row(owner, "SELECT 1 FROM history.events WHERE task_id = $1 AND type = 'start'", story.task_id)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}") as client:
             ready = await client.get("/health/ready")
-    assert ready.json() == {"status": "ok", "checks": {"rabbitmq": "ok", "postgresql": "ok"}}
+    assert ready.json() == {"status": "ok", "checks": {"rabbitmq": "ok", "postgresql": "ok", "redis": "ok"}}
 
 
 async def test_a_task_that_died_in_its_lane_is_filed_and_ended(

@@ -18,13 +18,15 @@ from asyncpg import Record
 
 from agent_worker.batching import Batched
 from common import postgres
+from common.contracts import TaskSubmitted
+from common.contracts.events import StreamEvent
 from common.contracts.runs import TerminalStatus
 from common.postgres import Pool
 
 _ACQUIRE = """
-SELECT a.* FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[])
-  WITH ORDINALITY AS r (task_id, tenant_id, tier, worker, n)
-CROSS JOIN LATERAL runtime.acquire(r.task_id, r.tenant_id, r.tier, r.worker, $1) AS a ORDER BY r.n
+SELECT a.* FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bytea[], runtime.limits($3, $6))
+  WITH ORDINALITY AS r (task_id, tenant_id, tier, worker, message, cap, n)
+CROSS JOIN LATERAL runtime.acquire(r.task_id, r.tenant_id, r.tier, r.worker, $1, r.cap, r.message) AS a ORDER BY r.n
 """
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
 _BEGIN_CALLS = (
@@ -36,6 +38,7 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[
   WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, n) ORDER BY r.n
 """
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
+_PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class SavedStep:
 class Acquisition:
     """What the attempt to acquire a run found."""
 
-    decision: Literal["acquired", "finished", "leased"]
+    decision: Literal["acquired", "finished", "leased", "parked", "full"]
     status: str
     fence: int
     attempts: int
@@ -63,6 +66,19 @@ class Acquisition:
     cancel_requested: bool
     outcome: bytes | None
     steps: tuple[SavedStep, ...]
+    parked_seconds: float = 0.0
+    """How long it has been parked since it first began."""
+    told: tuple[StreamEvent, ...] = ()
+    """What the stream of a run that is parked is to say of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What a run waits for without a slot: a reason, what exactly, and until when where that is known."""
+
+    reason: str
+    key: str = ""
+    wake_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,7 @@ class _Acquire(NamedTuple):
     tenant_id: UUID
     tier: str
     worker: str
+    message: bytes | None
 
 
 class _BeginCall(NamedTuple):
@@ -128,9 +145,15 @@ class RunRepository:
         self._beginning = Batched(self._begin_calls, size=_BATCH, order=attrgetter("tenant_id", "task_id"))
         self._finishing = Batched(self._finish, size=_BATCH, order=attrgetter("task_id"))
 
-    async def acquire(self, task_id: UUID, tenant_id: UUID, tier: str, worker: str) -> Acquisition:
-        """Take the run where nobody has it."""
-        return await self._acquiring.call(_Acquire(task_id, tenant_id, tier, worker))
+    async def acquire(
+        self, task_id: UUID, tenant_id: UUID, tier: str, worker: str, message: bytes | None = None
+    ) -> Acquisition:
+        """Take the run where nobody has it and nothing is in its way.
+
+        With its message it is parked where something is; a task that names conditions cannot do without it. Without it
+        the answer is `full`: to be asked again, with it.
+        """
+        return await self._acquiring.call(_Acquire(task_id, tenant_id, tier, worker, message))
 
     async def _acquire(self, asked: Sequence[_Acquire]) -> list[Acquisition]:
         async with postgres.acquire(self._pool, self._timeout) as connection:
@@ -170,6 +193,18 @@ class RunRepository:
         async with postgres.acquire(self._pool, self._timeout) as connection:
             await connection.execute(_RELEASE, task_id, fence, *_checkpoint(saved))
 
+    async def park(
+        self, task: TaskSubmitted, fence: int, obstacle: Obstacle, told: StreamEvent, saved: SavedStep | None
+    ) -> bool:
+        """Let the run wait without a slot, with the step that is finished but not yet saved; False where it was lost.
+
+        `told` is the last event of the stream, durable already, that says so.
+        """
+        waiting = (obstacle.reason, obstacle.key, obstacle.wake_at, task.encode())
+        event = [told.model_dump(mode="json", exclude={"fence"})]
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            return bool(await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved)))
+
     async def answers(self) -> bool:
         """Whether the database answers."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
@@ -187,7 +222,8 @@ def _checkpoint_text(saved: SavedStep | None) -> tuple[int | None, int | None, s
 
 def _acquisition(row: Record) -> Acquisition:
     steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
-    return Acquisition(**{**dict(row), "steps": steps})
+    told = tuple(StreamEvent(fence=row["fence"], **event) for event in row["told"] or ())
+    return Acquisition(**{**dict(row), "steps": steps, "told": told})
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -55,6 +55,7 @@ class Acquired:
     fence: int
     attempts: int
     started_at: datetime
+    parked_seconds: float = 0.0
 
 
 class Run:
@@ -121,10 +122,14 @@ class Run:
         return await self._finish(ending or self._cut_short())
 
     def _time_left(self) -> float:
-        """Seconds. A run that was taken over goes on with the time that its first worker began to use."""
+        """Seconds. A run that was taken over goes on with the time that its first worker began to use.
+
+        While it was parked it used none.
+        """
         if self.fence == 1:
             return self._timeout
-        return max(0.0, self._timeout - (now() - self._acquired.started_at).total_seconds())
+        passed = (now() - self._acquired.started_at).total_seconds() - self._acquired.parked_seconds
+        return max(0.0, self._timeout - passed)
 
     def _cut_short(self) -> Ending:
         if self._stop_reason is StopReason.TIMED_OUT:

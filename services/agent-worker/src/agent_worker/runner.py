@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -24,9 +25,9 @@ from agent_worker.tools.base import Toolbox
 from common import streams
 from common.admission import release
 from common.catalogue import Agent, Catalogue, Model
-from common.contracts import RunFinished, TaskSubmitted
+from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
-from common.contracts.runs import RunError, TerminalStatus, cancelled_before_it_began
+from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
 from common.errors import CacheUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
@@ -77,6 +78,10 @@ class Runner:
         if found.decision == "finished":
             await self._conclude(task, _stored(task, found))
             return Disposition.DONE
+        if found.decision == "parked":
+            # It comes again when it is woken: the slot is free at once.
+            await self._tell_parked(task, found)
+            return Disposition.DONE
         log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
         refusal = self._refusal(task, found)
         finished = await (self._refuse(task, found, log, refusal) if refusal else self._execute(task, found, log))
@@ -90,12 +95,16 @@ class Runner:
 
         None where this worker begins no more runs.
         """
-        equipment = self._equipment
+        equipment, acquire = self._equipment, self._equipment.repository.acquire
+        message = task.encode() if task.conditional else None
         least = _AFTER_LEASE_SECONDS  # grows, for a clock that is ahead of the database's would make this a spin
         while not self._draining.is_set():
             found = await until_available(
-                lambda: equipment.repository.acquire(task.task_id, task.tenant_id, task.tier, equipment.worker)
+                partial(acquire, task.task_id, task.tenant_id, task.tier, equipment.worker, message)
             )
+            if found.decision == "full":
+                message = task.encode()
+                continue
             if found.decision != "leased":
                 return found
             left = (found.lease_until - now()).total_seconds() if found.lease_until else 0.0
@@ -105,12 +114,31 @@ class Runner:
             least = min(_LONGEST_SPIN_SECONDS, least * 2)
         return None
 
+    async def _tell_parked(self, task: TaskSubmitted, found: Acquisition) -> None:
+        """Tell those who watch. Done again with each delivery until it is acknowledged, it changes nothing."""
+        if not found.told:
+            return
+        try:
+            key = streams.key(task.tenant_id, task.task_id)
+            await streams.append(self._equipment.redis, key, found.told, create=True)
+        except CacheUnavailable as error:
+            _log.info("parking.untold", error=str(error))  # the record has it, a moment later
+        progressed = RunProgressed(
+            task_id=task.task_id, tenant_id=task.tenant_id, fence=found.fence, step=0, events=found.told
+        )
+        stable_id = f"{task.task_id}:{found.told[-1].id}"
+        await until_available(
+            lambda: self._equipment.publisher.publish(
+                EVENTS, progressed.kind, progressed, subject=task.task_id, stable_id=stable_id
+            )
+        )
+
     def _refusal(self, task: TaskSubmitted, found: Acquisition) -> tuple[TerminalStatus, RunError] | None:
         """Why this run ends before it does anything, if it does."""
         if found.cancel_requested:
             return "cancelled", RunError(type="cancelled", message="the task was cancelled")
         if task.deadline_at is not None and found.fence == 1 and now() > task.deadline_at:
-            return "expired", RunError(type="deadline_passed", message="the task did not start before its deadline")
+            return "expired", DEADLINE_PASSED
         if found.attempts > self._equipment.settings.max_attempts:
             return "failed", RunError(
                 type="too_many_attempts", message=f"{found.attempts - 1} workers began this run and none finished it"
@@ -178,7 +206,7 @@ class Runner:
             window=model.window,
         )
         agent_loop = AgentLoop(plan, provider, equipment.toolboxes[agent.name], accounts, equipment.retry)
-        acquired = Acquired(found.fence, found.attempts, found.started_at or now())
+        acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(
             task,
             acquired,

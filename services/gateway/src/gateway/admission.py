@@ -85,7 +85,7 @@ if record[1] then return {'unconfirmed', level, left, full, record[3]} end
 if total >= tonumber(ARGV[2]) then return {'too_many', 0, left, full, ''} end
 
 redis.call('ZADD', KEYS[priority + 3], now + ARGV[9] * 1000, ARGV[4])
-redis.call('EXPIRE', KEYS[priority + 3], ARGV[9])
+if redis.call('TTL', KEYS[priority + 3]) < tonumber(ARGV[9]) then redis.call('EXPIRE', KEYS[priority + 3], ARGV[9]) end
 redis.call('HSET', KEYS[2], 'hash', ARGV[5], 'state', 'pending', 'owner', ARGV[6], 'answer', ARGV[7])
 redis.call('EXPIRE', KEYS[2], ARGV[8])
 return {'admitted', level, left, full, ''}
@@ -132,6 +132,8 @@ class Candidate:
     request_hash: str
     owner: str
     answer: bytes
+    outstanding_seconds: int = OUTSTANDING_SECONDS
+    """After which it is forgotten, if nobody says that it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class Admission:
                     candidate.owner,
                     candidate.answer,
                     _KEYED_SECONDS if candidate.keyed else _UNKEYED_SECONDS,
-                    OUTSTANDING_SECONDS,
+                    candidate.outstanding_seconds,
                 ],
             )
         except CacheUnavailable as error:

@@ -7,10 +7,10 @@ from uuid import UUID
 import orjson
 import structlog
 
-from common import admission, streams
-from common.contracts import CancelRequested, RunFinished
+from common.contracts import CancelRequested
 from common.contracts.base import now
 from common.contracts.runs import cancelled_before_it_began
+from common.ending import tell_end
 from common.errors import Unavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import CONTROL
@@ -65,7 +65,7 @@ class Cancellations:
                 await self._ring(tenant_id, task_id)
             elif cancelled.decided:
                 end = cancelled_before_it_began(task_id, tenant_id, tier, cancelled.fence, now())
-                await self._end(end, priority)
+                await tell_end(self._redis, end, priority)
         except Unavailable as error:
             # The decision is durable: workers find it with their next call, streams with their next look.
             _log.info("cancel.untold", task_id=str(task_id), error=repr(error))
@@ -73,9 +73,3 @@ class Cancellations:
     async def _ring(self, tenant_id: UUID, task_id: UUID) -> None:
         bell = CancelRequested(task_id=task_id, tenant_id=tenant_id)
         await self._publisher.publish(CONTROL, "", bell, subject=task_id, stable_id=str(task_id))
-
-    async def _end(self, end: RunFinished, priority: int | None) -> None:
-        """It will never run: nobody else ends its stream and frees its place."""
-        await streams.append(self._redis, streams.key(end.tenant_id, end.task_id), end.events, create=True)
-        for one in admission.PRIORITIES if priority is None else (priority,):
-            await admission.release(self._redis, end.tenant_id, end.task_id, one)

@@ -43,6 +43,14 @@ class TaskError(_Document):
     message: str
 
 
+class Parked(_Document):
+    """What a task waits for, without taking up a slot."""
+
+    reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key"])
+    until: datetime | None = Field(description="when it goes on, where that is known")
+    key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
+
+
 class Task(_Document):
     """A task as it is now. What its submission said of it is absent until it is recorded, a moment after."""
 
@@ -60,6 +68,7 @@ class Task(_Document):
     queued_ms: int | None
     duration_ms: int | None
     attempts: int
+    parked: Parked | None = Field(description="why, while the status is `parked`")
     model: str | None
     output: str | None
     error: TaskError | None

@@ -37,7 +37,12 @@ def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
 
 def invalid_field(field: str, reason: str) -> Problem:
     """The problem for one field of a body that is wrong in a way that only we can know."""
-    return _listed([_field([field], reason)])
+    return invalid_fields({field: reason})
+
+
+def invalid_fields(reasons: Mapping[str, str]) -> Problem:
+    """The same for fields that are wrong together."""
+    return _listed([_field([field], reason) for field, reason in reasons.items()])
 
 
 def invalid_parameter(name: str, reason: str) -> Problem:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -21,12 +24,26 @@ from common.contracts.tasks import InputMessage
 from gateway.failures import invalid_field
 
 _MAX_CHARACTERS = 100_000
+# RFC 3339: pydantic reads numbers and dates as times, too.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
 def _storable(text: str) -> str:
     # PostgreSQL's text and jsonb cannot hold it: what is accepted here must be recordable later.
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
+    return text
+
+
+def _time(value: object) -> object:
+    if not (isinstance(value, str) and _TIME.fullmatch(value)):
+        raise ValueError("must be a time with its zone, as in 2026-07-01T09:00:00Z (RFC 3339)")
+    return value
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must have printable characters only")
     return text
 
 
@@ -37,6 +54,7 @@ class _Message(InputMessage):
 
 
 Text = Annotated[str, AfterValidator(_storable)]
+Time = Annotated[AwareDatetime, BeforeValidator(_time)]
 Metadata = Annotated[
     dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
     Field(max_length=16),
@@ -68,6 +86,18 @@ class TaskRequest(BaseModel):
     deadline_seconds: float | None = Field(
         default=None, gt=0, le=30 * 86_400, description="a task that has not started by then expires"
     )
+    not_before: Time | None = Field(
+        default=None, description="a time (RFC 3339) before which the task does not start; at most a year ahead"
+    )
+    concurrency_key: Annotated[str, AfterValidator(_printable)] | None = Field(
+        default=None, min_length=1, max_length=200, description="of the tenant's tasks with one key a few run at a time"
+    )
+    concurrency_limit: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="how many of the same `concurrency_key` at a time; 1 where it is absent",
+    )
     on_budget_exhausted: Literal["fail", "park"] = Field(default="fail", description='"fail" only in this version')
     on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
         default="enqueue", description='"enqueue" only in this version'
@@ -86,9 +116,17 @@ class TaskRequest(BaseModel):
         if self.conversation_id is not None:
             raise invalid_field("conversation_id", "conversations are not available in this version")
         if self.on_budget_exhausted != "fail":
-            raise invalid_field("on_budget_exhausted", "parking is not available in this version")
+            raise invalid_field("on_budget_exhausted", "waiting for a budget is not available in this version")
         if self.on_busy != "enqueue":
             raise invalid_field("on_busy", "conversations are not available in this version")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_of_a_key(self) -> Self:
+        if self.concurrency_limit is not None and self.concurrency_key is None:
+            raise invalid_field(
+                "concurrency_limit", "has no meaning without a concurrency_key: set one, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -144,5 +182,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "max_cost_usd": "0.05",
             "metadata": {"order": "4711"},
         },
+    },
+    "exclusive": {
+        "summary": "One at a time for a customer, within the hour",
+        "value": {"input": "Summarise the day.", "concurrency_key": "customer-17", "deadline_seconds": 3600},
     },
 }

@@ -26,6 +26,7 @@ from gateway.requests import idempotency_key, read_task
 from gateway.schemas import TaskRequest, check_catalogue
 from gateway.tasks import Submitted, Tasks
 from gateway.tickets import Ticket, ticket_for
+from gateway.timing import check_times
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
@@ -73,8 +74,8 @@ class Submissions:
         self._metrics = metrics
         self._tracing = tracing
 
-    async def receive(self, request: Request) -> Receipt:
-        """Take the task of a request in. Raises `Problem`."""
+    async def receive(self, request: Request, *, streamed: bool = False) -> Receipt:
+        """Take the task of a request in; `streamed`: its client waits for it. Raises `Problem`."""
         clock = asyncio.get_running_loop().time
         began = clock()
         async with _within(_DEADLINE_SECONDS, at_deadline=_NOTHING):
@@ -83,6 +84,8 @@ class Submissions:
         key = idempotency_key(request)
         # As long as the client takes to send it: that time is not ours.
         asked = await read_task(request)
+        if streamed and asked.not_before is not None:
+            raise invalid_field("not_before", "is for tasks that nobody waits for: submit it to /v1/tasks")
         with self._tracing.receiving(request.headers):
             async with _within(left, at_deadline=_UNKNOWN):
                 return await self._submit(principal, asked, key)
@@ -153,6 +156,7 @@ class Submissions:
         return _receipt(ticket, decision, 200, answer)
 
     async def _publish(self, principal: Principal, ticket: Ticket, decision: Decision, answer: bytes) -> None:
+        check_times(ticket.request, ticket.at)
         began = perf_counter()
         message = ticket.message(decision.level)
         try:

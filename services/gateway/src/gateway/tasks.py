@@ -32,6 +32,7 @@ SELECT q.task_id, coalesce(t.tenant_id, r.tenant_id) AS tenant_id,
        t.user_id, t.priority, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message, t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
+       w.reason AS parked_reason, w.wake_at AS parked_until, nullif(w.key, '') AS parked_key,
        (SELECT coalesce(sum(u.charge), 0) FROM billing.usage u WHERE u.task_id = q.task_id) AS charged,
        EXISTS (SELECT FROM billing.holds h WHERE h.task_id = q.task_id AND h.state = 'open') AS unsettled
 """
@@ -39,12 +40,14 @@ _ONE = f"""{_VIEW}
 FROM (SELECT $1::uuid AS task_id) q
 LEFT JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+LEFT JOIN runtime.parked w ON w.task_id = q.task_id
 WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
 """
 # Both reads look at the true end first: the run may have ended before that was recorded.
 _PAGE = f"""{_VIEW}
 FROM history.tasks q JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+LEFT JOIN runtime.parked w ON w.task_id = q.task_id
 WHERE q.submitted_at IS NOT NULL
   AND ($1::timestamptz IS NULL OR (q.submitted_at, q.task_id) < ($1, $2::uuid))
   AND $3::text IS NULL AND ($4::text IS NULL OR q.tier = $4)
@@ -65,6 +68,7 @@ FROM (
    ORDER BY o.submitted_at DESC, o.task_id DESC LIMIT $5)
 ) q JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+LEFT JOIN runtime.parked w ON w.task_id = q.task_id
 ORDER BY q.submitted_at DESC, q.task_id DESC LIMIT $5
 """  # noqa: S608 - made of constants
 

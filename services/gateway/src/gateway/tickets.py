@@ -10,14 +10,15 @@ from uuid import UUID
 import orjson
 import uuid_utils.compat
 
+from common.admission import OUTSTANDING_SECONDS
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
-from common.contracts.events import StreamEvent
 from common.contracts.identifiers import task_id
-from common.contracts.runs import RunError
+from common.contracts.runs import RunError, ended_before_it_began
 from common.messaging.topology import lane
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
+from gateway.timing import FURTHEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +37,24 @@ class Ticket:
         """The task's id."""
         return self.candidate.task_id
 
+    @property
+    def deadline_at(self) -> datetime | None:
+        """When the task expires unless it has begun."""
+        seconds = self.request.deadline_seconds
+        return None if seconds is None else self.at + timedelta(seconds=seconds)
+
     def as_answered(self, answer: bytes) -> Ticket:
         """The ticket of the submission that was answered so: a repetition is the same message, deadline and all."""
         return replace(self, at=datetime.fromisoformat(orjson.loads(answer)["created_at"]))
 
     def refused(self) -> RunFinished:
         """The end of a task that its lane refused, for those who find it in the record."""
-        at = now()
         error = RunError(type="lane_full", message="the lane took no more tasks, and the submission was refused")
-        data = {"status": "failed", "error": error.model_dump()}
-        return RunFinished(
-            task_id=self.task_id,
-            tenant_id=self.tenant_id,
-            tier=self.tier,
-            fence=1,
-            status="failed",
-            error=error,
-            events=(StreamEvent(fence=1, seq=1, type="done", at=at, data=data),),
-            finished_at=at,
-        )
+        return ended_before_it_began(self.task_id, self.tenant_id, self.tier, now(), "failed", error)
 
     def message(self, level: int) -> TaskSubmitted:
         """What is published. Built without validation: every value comes out of a validated request."""
         asked = self.request
-        seconds = asked.deadline_seconds
         return TaskSubmitted.model_construct(
             kind="task.submitted",
             version=1,
@@ -76,7 +71,10 @@ class Ticket:
             max_steps=asked.max_steps,
             max_output_tokens=asked.max_output_tokens,
             temperature=asked.temperature,
-            deadline_at=None if seconds is None else self.at + timedelta(seconds=seconds),
+            deadline_at=self.deadline_at,
+            not_before=asked.not_before,
+            concurrency_key=asked.concurrency_key,
+            concurrency_limit=asked.concurrency_limit,
             metadata=asked.metadata,
             idempotency_key=self.key,
             request_hash=self.candidate.request_hash,
@@ -94,8 +92,14 @@ def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None
         request_hash=request_hash(request),
         owner=uuid_utils.compat.uuid4().hex,
         answer=answer(task, tier, "queued", at),
+        outstanding_seconds=OUTSTANDING_SECONDS + _seconds_until(request.not_before, at),
     )
     return Ticket(tenant_id, request, tier, key, at, candidate)
+
+
+def _seconds_until(start: datetime | None, at: datetime) -> int:
+    """How long a task is to wait; it counts as outstanding meanwhile."""
+    return 0 if start is None else int(min(max(start - at, timedelta()), FURTHEST).total_seconds())
 
 
 def request_hash(request: TaskRequest) -> str:

@@ -36,6 +36,7 @@ def task_view(row: Record) -> dict[str, Any]:
         "queued_ms": _milliseconds(row["submitted_at"], started or finished or datetime.now(UTC)),
         "duration_ms": _milliseconds(started, finished),
         "attempts": row["attempts"] or 0,
+        "parked": _parked(row) if status == "parked" else None,
         **ending,
         "cost_usd": plain(row["charged"]) if status in TERMINAL and not row["unsettled"] else None,
         "links": links(row["task_id"]),
@@ -48,8 +49,11 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
     if row is not None:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
-        ("started_at", "finished_at", "duration_ms", "model", "output", "error", "usage", "steps", "cost_usd")
-    )
+        (
+            "started_at", "finished_at", "duration_ms", "parked", "model", "output", "error", "usage", "steps",
+            "cost_usd",
+        )
+    )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])
     return receipt | blank | {"attempts": 0, "queued_ms": _milliseconds(created, datetime.now(UTC))}
 
@@ -57,6 +61,10 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
 def _status(row: Record) -> str:
     recorded = row["recorded_status"]
     return recorded if recorded in TERMINAL else row["run_status"] or "queued"
+
+
+def _parked(row: Record) -> dict[str, Any]:
+    return {"reason": row["parked_reason"], "until": row["parked_until"], "key": row["parked_key"]}
 
 
 def _ending(row: Record) -> dict[str, Any]:

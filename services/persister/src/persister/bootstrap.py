@@ -7,33 +7,46 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from common import postgres
-from common.health import Check, serving_health
+from common import postgres, redis
+from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop
 from common.messaging.connection import Broker
 from common.messaging.consumer import BatchConsumer
+from common.messaging.publisher import publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE, PERSISTER, PERSISTER_QUEUE
+from common.pipelining import Pipelined
 from persister import dead_letters, handlers
 from persister.burial import bury_forever
 from persister.partitions import keep_partitions
 from persister.settings import PersisterSettings
+from persister.waker import Waker
+
+_REDIS_CONNECTIONS = 2
 
 
 @asynccontextmanager
 async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.Task[None]]]:
     """The running service; yields the tasks that are to run for as long as it does."""
     timeout = settings.postgres.timeout
+    state_url, redis_timeout = settings.redis.state_url.get_secret_value(), settings.redis.timeout
     async with (
         postgres.pool(settings.postgres, PERSISTER, role="laneway_persister") as pool,
+        redis.client(state_url, timeout=redis_timeout, connections=_REDIS_CONNECTIONS) as state,
+        publisher(settings.rabbit, PERSISTER) as publish,
         Broker(settings.rabbit, PERSISTER) as broker,
     ):
         record = partial(handlers.record, pool=pool, timeout=timeout)
         file = partial(handlers.file_dead_letters, pool=pool, timeout=timeout)
         file_tasks = partial(file, bury=True)
 
+        waker = Waker(settings.postgres, publish, Pipelined(state, redis_timeout))
+
         async def broker_ready() -> bool:
-            return broker.ready
+            return broker.ready and publish.ready
+
+        async def redis_answers() -> bool:
+            return bool(await state.ping())
 
         work = {
             PERSISTER_QUEUE: BatchConsumer(PERSISTER_QUEUE, record, decode=handlers.read).run(broker),
@@ -44,10 +57,15 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
                 DEAD_EVENTS_QUEUE, file, decode=dead_letters.read, hopeless=Disposition.RETRY
             ).run(broker),
             "burial": bury_forever(pool, timeout),
+            "waker": waker.run(),
             "partitions": keep_partitions(pool, timeout),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
-        checks: dict[str, Check] = {"rabbitmq": broker_ready, "postgresql": partial(postgres.answers, pool, timeout)}
+        checks: dict[str, Check] = {
+            "rabbitmq": broker_ready,
+            "postgresql": partial(postgres.answers, pool, timeout),
+            "redis": Advisory(redis_answers),
+        }
         try:
             async with serving_health(settings.health, checks):
                 yield tasks

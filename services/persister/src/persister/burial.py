@@ -66,7 +66,7 @@ async def _settle(connection: Connection, task: TaskSubmitted) -> datetime | Non
         return leased_until
     if run["decision"] == "acquired":
         ends = [await _bury(connection, task, run)]
-    else:
+    else:  # what is parked waits under another message, and is left to wait
         ends = [RunFinished.decode(run["outcome"])] if run["outcome"] is not None else []
     await repository.record_tasks(connection, rows.tasks([task], ends))
     await repository.record_events(connection, [row for end in ends for row in rows.events(end)])

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 RECORDED = Counter("laneway_persister_recorded", "Messages whose content is durable", ["kind"])
 EVENTS = Counter("laneway_persister_events", "Events of runs that were in those messages")
 DEAD_LETTERS = Counter("laneway_persister_dead_letters", "Dead letters filed; alert above 0", ["queue"])
 BURIED = Counter("laneway_persister_buried_tasks", "Dead-lettered tasks that were ended as failed; alert above 0")
+EXPIRED = Counter(
+    "laneway_persister_expired_tasks", "Tasks that were ended because they had not begun by their deadline"
+)
+WOKEN = Counter("laneway_persister_woken_runs", "Parked runs that were made ready to go on")
+# Of the process that wakes; the others show none.
+PARKED = Gauge("laneway_persister_parked_runs", "Runs that wait without a slot", ["reason"])
+OLDEST_READY = Gauge(
+    "laneway_persister_oldest_ready_seconds", "How long a run has been ready to go on without being taken from its lane"
+)
 
 BATCH_MESSAGES = Histogram(
     "laneway_persister_batch_messages", "Messages in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from common.contracts import RunFinished
 from persister.dead_letters import DeadLetter
 from persister.rows import EventRow, MessageRow, TaskRow
 
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 # the first that is recorded stays.
 RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
-  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at,
+  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
 SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
-  r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at,
+  r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at, r.deadline_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
   r.started_at, r.finished_at
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
   $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
-  $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::int[], $22::int[],
-  $23::timestamptz[], $24::timestamptz[])
+  $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
+  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
-  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at,
+  max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
 ORDER BY r.task_id
 ON CONFLICT (task_id) DO UPDATE SET
@@ -48,6 +49,7 @@ ON CONFLICT (task_id) DO UPDATE SET
   idempotency_key = coalesce(t.idempotency_key, excluded.idempotency_key),
   request_hash = coalesce(t.request_hash, excluded.request_hash),
   submitted_at = coalesce(t.submitted_at, excluded.submitted_at),
+  deadline_at = coalesce(t.deadline_at, excluded.deadline_at),
   status = CASE WHEN t.status = 'queued' THEN excluded.status ELSE t.status END,
   output = CASE WHEN t.status = 'queued' THEN excluded.output ELSE t.output END,
   error_type = CASE WHEN t.status = 'queued' THEN excluded.error_type ELSE t.error_type END,
@@ -106,6 +108,39 @@ LOOK_AGAIN = "UPDATE history.dead_letters SET bury_at = $2 WHERE dead_letter_id 
 ACQUIRE_RUN = "SELECT * FROM runtime.acquire($1, $2, $3, 'persister', interval '10 seconds')"
 FINISH_RUN = "SELECT runtime.finish($1, $2, 'failed', $3, $4)"
 
+LEAD = "SELECT pg_try_advisory_lock(7316003)"
+# A holder whose machine is gone, and not only its process, is found out by the server within seconds.
+FIND_OUT = "SET tcp_keepalives_idle = 3; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3"
+WAKE = "SELECT runtime.wake($1)"
+READY = """
+SELECT task_id, tier, message, ready_at FROM runtime.parked
+WHERE ready_at IS NOT NULL AND published_at IS NULL ORDER BY ready_at, priority DESC, submitted_at, task_id LIMIT $1
+"""
+NOTE_PUBLISHED = "SELECT runtime.note_published($1, $2)"
+NEXT_DUE = """
+SELECT extract(epoch FROM least(
+  (SELECT min(wake_at) FROM runtime.parked WHERE ready_at IS NULL AND wake_at IS NOT NULL),
+  (SELECT min(deadline_at) FROM history.tasks
+   WHERE status = 'queued' AND deadline_at > clock_timestamp())) - clock_timestamp())::float8
+"""
+PARKED = "SELECT reason, count(*) AS count FROM runtime.parked WHERE ready_at IS NULL GROUP BY reason"
+OLDEST_READY = """
+SELECT coalesce(extract(epoch FROM clock_timestamp() - min(ready_at)), 0)::float8 FROM runtime.parked
+WHERE ready_at IS NOT NULL
+"""
+# Of the tasks whose deadline has passed, those that have not begun.
+OVERDUE = """
+SELECT t.task_id, t.tenant_id, t.tier, t.priority FROM history.tasks t LEFT JOIN runtime.runs r USING (task_id)
+WHERE t.status = 'queued' AND t.deadline_at <= clock_timestamp()
+  AND (r.task_id IS NULL OR r.status = 'parked' AND r.fence = 0)
+ORDER BY t.deadline_at LIMIT $1
+"""
+EXPIRE = """
+SELECT runtime.expire(r.task_id, r.tenant_id, r.tier, r.outcome, r.finished_at)
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::timestamptz[])
+  WITH ORDINALITY AS r (task_id, tenant_id, tier, outcome, finished_at, n) ORDER BY r.n
+"""
+
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
 
@@ -150,6 +185,60 @@ async def acquire_run(connection: Connection, task_id: UUID, tenant_id: UUID, ti
 async def finish_run(connection: Connection, task_id: UUID, fence: int, outcome: bytes, at: datetime) -> None:
     """Decide that the run has failed, with the message that says so."""
     await connection.execute(FINISH_RUN, task_id, fence, outcome, at)
+
+
+async def lead(connection: Connection) -> bool:
+    """Become the one waker, for as long as the connection lives; False while another is."""
+    return bool(await connection.fetchval(LEAD))
+
+
+async def be_found_out(connection: Connection) -> None:
+    """Let the server notice soon when this side of the connection is gone."""
+    await connection.execute(FIND_OUT)
+
+
+async def wake(connection: Connection, window: int) -> int:
+    """Make ready what may go on; how many. No tenant gets more than `window` ready at a time by the clock."""
+    return int(await connection.fetchval(WAKE, window))
+
+
+async def ready(connection: Connection, limit: int) -> list[asyncpg.Record]:
+    """What is ready and not known to be in its lane, the longest ready first."""
+    return list(await connection.fetch(READY, limit))
+
+
+async def note_published(connection: Connection, published: Sequence[asyncpg.Record]) -> None:
+    """These, as `ready` gave them, are in their lanes."""
+    await connection.execute(
+        NOTE_PUBLISHED, [row["task_id"] for row in published], [row["ready_at"] for row in published]
+    )
+
+
+async def seconds_until_due(connection: Connection) -> float | None:
+    """Until the next start or deadline; None where there is none."""
+    seconds: float | None = await connection.fetchval(NEXT_DUE)
+    return seconds
+
+
+async def parked(connection: Connection) -> dict[str, int]:
+    """How many wait, by reason."""
+    return {row["reason"]: row["count"] for row in await connection.fetch(PARKED)}
+
+
+async def oldest_ready_seconds(connection: Connection) -> float:
+    """How long the one that has been ready longest has not been taken by a worker."""
+    return float(await connection.fetchval(OLDEST_READY))
+
+
+async def overdue(connection: Connection, limit: int) -> list[asyncpg.Record]:
+    """Tasks that have not begun by their deadline."""
+    return list(await connection.fetch(OVERDUE, limit))
+
+
+async def expire(connection: Connection, ends: Sequence[RunFinished]) -> list[bool]:
+    """Decide these ends, in the order of their tasks; of each whether it was, or the task had begun or ended."""
+    columns = zip(*((e.task_id, e.tenant_id, e.tier, e.encode(), e.finished_at) for e in ends), strict=True)
+    return [bool(row[0]) for row in await connection.fetch(EXPIRE, *columns)]
 
 
 async def ensure_partitions(connection: Connection) -> None:

@@ -31,6 +31,7 @@ class TaskRow(NamedTuple):
     idempotency_key: str | None = None
     request_hash: str | None = None
     submitted_at: datetime | None = None
+    deadline_at: datetime | None = None
     status: str = "queued"
     output: str | None = None
     error_type: str | None = None
@@ -83,6 +84,7 @@ def submitted(task: TaskSubmitted) -> TaskRow:
         idempotency_key=task.idempotency_key,
         request_hash=task.request_hash,
         submitted_at=task.submitted_at,
+        deadline_at=task.deadline_at,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.settings import Health, Postgres, Rabbit, ServiceSettings
+from common.settings import Health, Postgres, Rabbit, Redis, ServiceSettings
 
 
 class PersisterSettings(ServiceSettings):
@@ -10,4 +10,5 @@ class PersisterSettings(ServiceSettings):
 
     rabbit: Rabbit
     postgres: Postgres
+    redis: Redis
     health: Health = Health()

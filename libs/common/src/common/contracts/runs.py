@@ -71,19 +71,28 @@ class RunFinished(Contract):
     finished_at: AwareDatetime
 
 
-def cancelled_before_it_began(task_id: UUID, tenant_id: UUID, tier: str, fence: int, at: datetime) -> RunFinished:
-    """The end of a task that never ran: the same, whoever has to tell of it."""
-    error = RunError(type="cancelled", message="the task was cancelled before it began")
-    done = StreamEvent(
-        fence=fence, seq=1, type="done", at=at, data={"status": "cancelled", "error": error.model_dump()}
-    )
+def ended_before_it_began(
+    task_id: UUID, tenant_id: UUID, tier: str, at: datetime, status: TerminalStatus, error: RunError, fence: int = 1
+) -> RunFinished:
+    """The end of a task that never ran: one event, and nothing that it used."""
+    done = StreamEvent(fence=fence, seq=1, type="done", at=at, data={"status": status, "error": error.model_dump()})
     return RunFinished(
         task_id=task_id,
         tenant_id=tenant_id,
         tier=tier,
         fence=fence,
-        status="cancelled",
+        status=status,
         error=error,
         events=(done,),
         finished_at=at,
     )
+
+
+def cancelled_before_it_began(task_id: UUID, tenant_id: UUID, tier: str, fence: int, at: datetime) -> RunFinished:
+    """The end of a task that was cancelled before it ran: the same, whoever has to tell of it."""
+    error = RunError(type="cancelled", message="the task was cancelled before it began")
+    return ended_before_it_began(task_id, tenant_id, tier, at, "cancelled", error, fence)
+
+
+DEADLINE_PASSED = RunError(type="deadline_passed", message="the task did not start before its deadline")
+"""The error of a task that expired."""

@@ -39,7 +39,17 @@ class TaskSubmitted(Contract):
     max_output_tokens: int | None = None
     temperature: float | None = None
     deadline_at: AwareDatetime | None = None
+    not_before: AwareDatetime | None = None
+    concurrency_key: str | None = Field(
+        default=None, description="of those with the same key only so many run at a time"
+    )
+    concurrency_limit: int | None = Field(default=None, ge=1, description="so many; without a number one")
     metadata: dict[str, str] = Field(default_factory=dict)
     idempotency_key: str | None = None
     request_hash: str = Field(description="SHA-256 of the canonical request: tells a retry from another request")
     submitted_at: AwareDatetime
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the task itself names something that it may have to wait for."""
+        return self.not_before is not None or self.concurrency_key is not None

@@ -168,7 +168,8 @@ def _permissions() -> tuple[Permission, ...]:
         Permission(
             AGENT_WORKER, f"^{own_control}$", f"^({EVENTS}|{own_control})$", rf"^(tasks\..*|{CONTROL}|{own_control})$"
         ),
-        Permission(PERSISTER, nothing, nothing, r"^(events\.persister|dead\..*)$"),
+        # It puts back what was parked.
+        Permission(PERSISTER, nothing, f"^{TASKS}$", r"^(events\.persister|dead\..*)$"),
         Permission(BILLING, nothing, nothing, r"^events\.billing$"),
     )
 

@@ -102,7 +102,7 @@ def chatting(
     )  # fmt: skip
     async def chat(request: Request) -> Response:
         """The first event is a `status` with the task as a 202 would show it; then the task's own events."""
-        receipt = await submissions.receive(request)
+        receipt = await submissions.receive(request, streamed=True)
         following = streams.frames(receipt.tenant_id, receipt.task_id, fresh=receipt.status == 202)
         return ChatStream(_with_receipt(receipt, following), receipt, background, cancellations)
 

@@ -1,0 +1,20 @@
+"""Parking: what waits without a slot, running caps, and deadlines that are kept wherever a task waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_SCRIPT = Path(__file__).parents[1] / "sql" / "0005_parking.sql"
+
+
+def upgrade() -> None:
+    """Apply the script."""
+    # The driver itself: it takes a script of many statements, and leaves `%` alone where there are no parameters.
+    driver = op.get_bind().connection.driver_connection
+    assert driver is not None  # noqa: S101 - the engine has just opened it
+    driver.execute(_SCRIPT.read_text(encoding="utf-8"))
