@@ -17,6 +17,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from agent_worker.batching import Batched
+from agent_worker.pauses import Pause
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -37,6 +38,7 @@ SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at)
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[])
   WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, n) ORDER BY r.n
 """
+_PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
@@ -204,6 +206,11 @@ class RunRepository:
         event = [told.model_dump(mode="json", exclude={"fence"})]
         async with postgres.acquire(self._pool, self._timeout) as connection:
             return bool(await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved)))
+
+    async def pauses(self) -> frozenset[Pause]:
+        """What operators have paused."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            return frozenset(Pause(**dict(row)) for row in await connection.fetch(_PAUSES))
 
     async def answers(self) -> bool:
         """Whether the database answers."""

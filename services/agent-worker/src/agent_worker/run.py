@@ -45,6 +45,7 @@ class StopReason(Enum):
     CANCELLED = "its cancel was asked for"
     LOST = "another worker has it"
     DRAINING = "this worker stops"
+    PAUSED = "an operator has stopped it"
     TIMED_OUT = "its time is up"
 
 

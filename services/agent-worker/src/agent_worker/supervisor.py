@@ -6,6 +6,7 @@ A run lives here and not in the broker's callback, which is cancelled with its c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -107,6 +108,12 @@ class Supervisor:
         """A message on `control`."""
         if isinstance(contract, CancelRequested) and contract.task_id in self._runs:
             self._runs[contract.task_id].stop(StopReason.CANCELLED)
+
+    def park(self, wanted: Callable[[TaskSubmitted], bool]) -> None:
+        """Stop and park the runs of these tasks."""
+        for run in self._runs.values():
+            if not run.ended and wanted(run.task):
+                run.stop(StopReason.PAUSED)
 
     def fenced_off(self, log: RunLog) -> None:
         """Redis has events of a newer fence: another worker runs what we thought was ours."""
