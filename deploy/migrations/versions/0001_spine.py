@@ -14,7 +14,7 @@ _SQL = Path(__file__).parents[1] / "sql"
 
 def upgrade() -> None:
     """Create everything, in the order in which the parts name each other."""
-    for name in ("0001_roles_and_identity", "0002_billing", "0003_runtime", "0004_history", "0008_pauses"):
+    for name in ("0001_roles_and_identity", "0002_billing", "0003_runtime", "0004_history"):
         script = _SQL.joinpath(f"{name}.sql").read_text(encoding="utf-8")
         # The driver itself: it takes a script of many statements, and leaves `%` alone where there are no parameters.
         driver = op.get_bind().connection.driver_connection

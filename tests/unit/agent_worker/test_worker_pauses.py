@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from agent_worker.pauses import Pause, PauseKeeper, killed, paused_tiers
+from agent_worker.pauses import PauseKeeper, killer, paused_tiers
+from agent_worker.repository import Obstacle, Pause
 from common.contracts import PausesChanged, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.tasks import InputMessage
@@ -45,9 +46,9 @@ def test_whole_lanes_are_left_alone(pause: Pause, tiers: set[str]) -> None:
     ],
 )
 def test_a_kill_stops_what_it_names_and_a_pause_nothing(scope: str, name: str, other: str | None) -> None:
-    assert killed([Pause(scope, name, kill=True)], TASK)
-    assert not killed([Pause(scope, name, kill=False)], TASK)
-    assert other is None or not killed([Pause(scope, other, kill=True)], TASK)
+    assert killer([Pause(scope, name, kill=True)], TASK) == Obstacle("paused", f"{scope}:{name}")
+    assert killer([Pause(scope, name, kill=False)], TASK) is None
+    assert other is None or killer([Pause(scope, other, kill=True)], TASK) is None
 
 
 class Lane:
@@ -77,7 +78,7 @@ class Scene:
         self.lanes = {tier: Lane() for tier in TIERS}
         self.unlent: Collection[str] = ()
         self.stopped: list[bool] = []
-        self.keeper = PauseKeeper(self, self.lanes, self._lend_nothing_to, self._stop)
+        self.keeper = PauseKeeper(self, self.lanes, self._lend_nothing_to, self._park)
 
     async def pauses(self) -> frozenset[Pause]:
         if self.away:
@@ -87,8 +88,8 @@ class Scene:
     def _lend_nothing_to(self, tiers: Collection[str]) -> None:
         self.unlent = tiers
 
-    def _stop(self, wanted: Callable[[TaskSubmitted], bool]) -> None:
-        self.stopped.append(wanted(TASK))
+    def _park(self, obstacle: Callable[[TaskSubmitted], Obstacle | None]) -> None:
+        self.stopped.append(obstacle(TASK) is not None)
 
     def set(self, *pauses: Pause, bell: bool = True) -> None:
         self.now = frozenset(pauses)

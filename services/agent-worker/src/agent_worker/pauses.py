@@ -9,30 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
+from agent_worker.repository import Obstacle, Pause
 from common.contracts import Contract, PausesChanged, TaskSubmitted
 from common.errors import BrokerUnavailable, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """One row of `runtime.pauses`."""
-
-    scope: str
-    name: str
-    kill: bool
-
-    def holds(self, task: TaskSubmitted) -> bool:
-        """Whether the task is one of those that it names."""
-        names = {"everything": "", "tier": task.tier, "tenant": str(task.tenant_id), "agent": task.agent}
-        return names.get(self.scope) == self.name
 
 
 def paused_tiers(pauses: Collection[Pause], tiers: Collection[str]) -> frozenset[str]:
@@ -42,9 +28,10 @@ def paused_tiers(pauses: Collection[Pause], tiers: Collection[str]) -> frozenset
     return frozenset(pause.name for pause in pauses if pause.scope == "tier") & frozenset(tiers)
 
 
-def killed(pauses: Collection[Pause], task: TaskSubmitted) -> bool:
-    """Whether the task is to be stopped though it runs."""
-    return any(pause.kill and pause.holds(task) for pause in pauses)
+def killer(pauses: Collection[Pause], task: TaskSubmitted) -> Obstacle | None:
+    """What stops the task though it runs, if anything does."""
+    kills = (pause.obstacle for pause in pauses if pause.kill and pause.holds(task))
+    return next(kills, None)
 
 
 class Source(Protocol):
@@ -76,13 +63,13 @@ class PauseKeeper:
         source: Source,
         consumers: Mapping[str, Consumer],
         lend_nothing_to: Callable[[Collection[str]], None],
-        stop: Callable[[Callable[[TaskSubmitted], bool]], None],
+        park: Callable[[Callable[[TaskSubmitted], Obstacle | None]], None],
     ) -> None:
-        """`consumers` by tier; `stop` is given the question which of the running tasks are to be stopped."""
+        """`consumers` by tier; `park` is given the question what stops a running task."""
         self._source = source
         self._consumers = consumers
         self._lend_nothing_to = lend_nothing_to
-        self._stop = stop
+        self._park = park
         self._pauses: frozenset[Pause] = frozenset()
         self._bell = asyncio.Event()
 
@@ -110,7 +97,7 @@ class PauseKeeper:
         paused = paused_tiers(pauses, self._consumers)
         self._lend_nothing_to(paused)
         # Each time, not only when it is new: a run may have begun in the moment before.
-        self._stop(lambda task: killed(pauses, task))
+        self._park(lambda task: killer(pauses, task))
         for tier, consumer in self._consumers.items():
             if consumer.halted and tier not in paused:
                 await consumer.go_on()

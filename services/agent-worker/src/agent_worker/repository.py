@@ -17,7 +17,6 @@ from uuid import UUID
 from asyncpg import Record
 
 from agent_worker.batching import Batched
-from agent_worker.pauses import Pause
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -81,6 +80,29 @@ class Obstacle:
     reason: str
     key: str = ""
     wake_at: datetime | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the stream says of it: the data of an event `status`, as `runtime.put_aside` makes it too."""
+        return {"status": "parked", "reason": self.reason, "key": self.key or None, "until": self.wake_at}
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One row of `runtime.pauses`."""
+
+    scope: str
+    name: str
+    kill: bool
+
+    @property
+    def obstacle(self) -> Obstacle:
+        """What a task that it names waits for."""
+        return Obstacle("paused", f"{self.scope}:{self.name}")
+
+    def holds(self, task: TaskSubmitted) -> bool:
+        """Whether the task is one of those that it names."""
+        names = {"everything": "", "tier": task.tier, "tenant": str(task.tenant_id), "agent": task.agent}
+        return names.get(self.scope) == self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,10 +51,22 @@ BEGIN
   DELETE FROM runtime.pauses p WHERE p.scope = p_scope AND p.name = p_name;
   IF NOT FOUND THEN RETURN false; END IF;
   INSERT INTO runtime.pause_log (action, scope, name, set_by, reason) VALUES ('resume', p_scope, p_name, p_by, p_reason);
+  NOTIFY laneway_parking;
   RETURN true;
 END $$;
 
-REVOKE ALL ON FUNCTION runtime.pause, runtime.resume FROM PUBLIC;
+-- The pause that holds for a task, as the key of what is parked for it; NULL where none does. Where the agent is not known
+-- (NULL), any agent's does: whoever asks is to say which.
+CREATE FUNCTION runtime.pause_of(p_tier text, p_tenant uuid, p_agent text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT p.scope || ':' || p.name FROM runtime.pauses p
+          WHERE p.scope = 'everything' OR p.scope = 'tier' AND p.name = p_tier
+             OR p.scope = 'tenant' AND p.name = p_tenant::text
+             OR p.scope = 'agent' AND (p_agent IS NULL OR p.name = p_agent) LIMIT 1);
+END $$;
+
+REVOKE ALL ON FUNCTION runtime.pause, runtime.resume, runtime.pause_of FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.pause, runtime.resume TO laneway_gateway;
 GRANT SELECT ON runtime.pauses TO laneway_gateway, laneway_worker, laneway_persister;
 GRANT SELECT ON runtime.pause_log TO laneway_gateway;
