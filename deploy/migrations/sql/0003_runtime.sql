@@ -55,9 +55,9 @@ CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worke
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; name text; obstacle runtime.obstacle;
 BEGIN
-  IF p_cap IS NOT NULL OR p_message IS NOT NULL THEN
+  IF p_cap IS NOT NULL OR p_message IS NOT NULL OR EXISTS (SELECT FROM runtime.pauses) THEN
     name := convert_from(p_message, 'UTF8')::json ->> 'concurrency_key';
-    obstacle := runtime.in_the_way(p_task, p_tenant, p_cap, convert_from(p_message, 'UTF8')::json);
+    obstacle := runtime.in_the_way(p_task, p_tenant, p_tier, p_cap, convert_from(p_message, 'UTF8')::json);
     IF obstacle.reason IS NOT NULL AND p_message IS NULL THEN
       decision := 'full';
       RETURN;

@@ -90,15 +90,17 @@ BEGIN
 END $$;
 
 -- What is in the way of a run that could be begun now otherwise. The one place that knows the reasons to wait.
-CREATE FUNCTION runtime.in_the_way(p_task uuid, p_tenant uuid, p_cap integer, p_asked json) RETURNS runtime.obstacle
+CREATE FUNCTION runtime.in_the_way(p_task uuid, p_tenant uuid, p_tier text, p_cap integer, p_asked json) RETURNS runtime.obstacle
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE run runtime.runs; own runtime.parked; name text := p_asked ->> 'concurrency_key'; at_once integer;
+DECLARE run runtime.runs; own runtime.parked; name text := p_asked ->> 'concurrency_key'; at_once integer; pause text;
 BEGIN
   SELECT * INTO run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant FOR NO KEY UPDATE;
   IF FOUND AND (run.cancel_requested_at IS NOT NULL OR run.status NOT IN ('running', 'parked')
                 OR run.status = 'running' AND run.lease_until >= clock_timestamp()) THEN RETURN NULL; END IF;
   SELECT * INTO own FROM runtime.parked p WHERE p.task_id = p_task;
   IF FOUND AND own.ready_at IS NULL THEN RETURN NULL; END IF;
+  pause := runtime.pause_of(p_tier, p_tenant, p_asked ->> 'agent');
+  IF pause IS NOT NULL THEN RETURN ROW ('paused', pause, NULL, NULL)::runtime.obstacle; END IF;
   IF (p_asked ->> 'not_before')::timestamptz > clock_timestamp() THEN
     RETURN ROW ('not_before', '', NULL, (p_asked ->> 'not_before')::timestamptz)::runtime.obstacle;
   END IF;
@@ -198,6 +200,8 @@ BEGIN
   WITH due AS (
     SELECT p.task_id, p.tenant_id, row_number() OVER (PARTITION BY p.tenant_id ORDER BY p.priority DESC, p.submitted_at, p.task_id) AS n
     FROM runtime.parked p WHERE p.ready_at IS NULL AND p.wake_at <= clock_timestamp()
+    OR p.ready_at IS NULL AND p.reason = 'paused'
+       AND p.key NOT IN (SELECT s.scope || ':' || s.name FROM runtime.pauses s)
   ), next AS (
     SELECT p.task_id FROM runtime.parked p JOIN due d USING (task_id)
     WHERE p.ready_at IS NULL AND d.n <= p_window - (

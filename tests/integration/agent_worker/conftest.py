@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
@@ -12,18 +10,6 @@ import pytest
 from tests.integration.agent_worker.world import World, world_of
 from tests.servers import Servers
 from tests.stage import Stage, staged
-
-
-@pytest.fixture(scope="session")
-def simulator() -> Iterator[str]:
-    """The address of a simulator that this process has for itself."""
-    command = [sys.executable, "-m", "simulator", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
 
 
 @pytest.fixture

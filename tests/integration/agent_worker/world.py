@@ -34,7 +34,7 @@ from common.contracts.events import BEGINNING, StreamEvent
 from common.contracts.tasks import InputMessage
 from common.lifecycle import stop
 from common.messaging.connection import Broker
-from common.messaging.consumer import consuming, hearing_control
+from common.messaging.consumer import consuming, depth, hearing_control
 from common.messaging.publisher import Publisher, publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import BILLING_QUEUE, CONTROL, DEAD_TASKS_QUEUE, PERSISTER_QUEUE, TASKS, lane
@@ -267,6 +267,11 @@ class World:
             "submitted_at": now(),
         }
         return TaskSubmitted(**{**values, **changes})
+
+    async def consumers(self, tier: str) -> int:
+        """How many consumers the tier's lane has."""
+        async with Broker(self.stage.rabbit("agent-worker"), "test/depth") as broker:
+            return (await depth(broker, lane(tier))).consumers
 
     async def run_row(self, task: TaskSubmitted) -> dict[str, Any]:
         """The run as PostgreSQL has it."""

@@ -98,6 +98,11 @@ async def _administered(document: _Document, client: httpx2.AsyncClient) -> None
     put = await client.put(f"{tenants}/{tenant}/users/ada", json={"tier": "free"}, headers=_ADMIN)
     document.check(tenants + users, put)
     document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
+    paused = {"scope": "tenant", "name": tenant, "by": "ada", "reason": "a test"}
+    document.check("/v1/admin/pauses", await client.post("/v1/admin/pauses", json=paused, headers=_ADMIN))
+    document.check("/v1/admin/pauses", await client.get("/v1/admin/pauses", headers=_ADMIN))
+    resumed = await client.post("/v1/admin/pauses/resume", json=paused, headers=_ADMIN)
+    document.check("/v1/admin/pauses/resume", resumed)
 
 
 def _end(tenant_id: UUID, task_id: UUID) -> RunFinished:

@@ -207,6 +207,22 @@ def test_hours_of_saturation_are_shared_by_weight_and_no_consumer_is_changed() -
     assert worker.changes == settled
 
 
+def test_a_paused_tier_is_lent_nothing_and_gives_back_what_it_was_lent() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting.update(enterprise=100, free=100)
+    worker.settle()
+    worker.slots.paused = frozenset({"free"})
+    worker.settle()
+    assert {loan.tier for loan in worker.slots.loans} == {"enterprise"}
+    for index in reversed([n for n, (tier, loan) in enumerate(worker.runs) if tier == "free" and loan is not None]):
+        worker.end(index)
+    assert worker.slots.held == {"enterprise": 19, "pro": 0, "free": 1}
+    worker.slots.paused = frozenset()
+    for _ in range(40):
+        worker.end(0)
+    assert worker.slots.lent["free"] > 0
+
+
 WAITING = st.lists(st.integers(0, 300), min_size=8, max_size=8)
 
 

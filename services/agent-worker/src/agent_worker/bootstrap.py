@@ -16,6 +16,7 @@ import structlog
 from agent_worker.dispatcher import Dispatcher
 from agent_worker.lanes import Slots, served_tiers
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
+from agent_worker.pauses import PauseKeeper
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
 from agent_worker.providers.openai import client as openai_client
@@ -32,11 +33,12 @@ from agent_worker.telemetry import Observed
 from agent_worker.tools.builtin import builtin_tools, toolboxes
 from common import postgres, redis
 from common.catalogue import load_catalogue
+from common.contracts import Contract
 from common.errors import CacheUnavailable
 from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
-from common.messaging.consumer import FlexLane, consuming, hearing_control
+from common.messaging.consumer import Consumption, FlexLane, consuming, hearing_control
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
 from common.pipelining import Pipelined
@@ -97,26 +99,34 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             asyncio.create_task(supervisor.keep_leases(), name="leases"),
             asyncio.create_task(writer.run(), name="streams"),
         ]
-        await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", supervisor.hear))
         flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, supervisor.start)
+        consumers: dict[str, Consumption] = {}
+        keeper = PauseKeeper(repository, consumers, dispatcher.pause, supervisor.park)
+
+        def hear(contract: Contract) -> None:
+            supervisor.hear(contract)
+            keeper.hear(contract)
+
+        await stack.enter_async_context(hearing_control(broker, f"worker-{os.urandom(6).hex()}", hear))
         SLOTS.set(slots.total)
         try:
             async with AsyncExitStack() as lanes:
-                consumers = []
                 for tier, guaranteed in slots.guaranteed.items():
                     GUARANTEED_SLOTS.labels(tier=tier).set(guaranteed)
-                    consumers.append(await lanes.enter_async_context(AsyncExitStack()))
                     taking = partial(dispatcher.take, tier)
-                    await consumers[-1].enter_async_context(
+                    consumers[tier] = await lanes.enter_async_context(
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
-                lending = asyncio.create_task(dispatcher.run(), name="lending")
-                lanes.push_async_callback(stop, lending)
-                await until_stopped(stopping, lending, *tasks)
-                await stop(lending)
+                filling = [
+                    asyncio.create_task(dispatcher.run(), name="lending"),
+                    asyncio.create_task(keeper.run(), name="pauses"),
+                ]
+                lanes.push_async_callback(stop, *filling)
+                await until_stopped(stopping, *filling, *tasks)
+                await stop(*filling)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
-                closing = (consumer.aclose() for consumer in consumers)
+                closing = (consumer.close() for consumer in consumers.values())
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -67,6 +67,11 @@ class Dispatcher:
 
     def _note(self, tier: str) -> None:
         RUNS_HELD.labels(tier=tier).set(self._slots.held[tier])
+        self._changed.set()
+
+    def pause(self, tiers: Collection[str]) -> None:
+        """Lend to these tiers no more, and to all others again. What runs goes on."""
+        self._slots.paused = frozenset(tiers)
         self._changed.set()
 
     async def run(self) -> None:

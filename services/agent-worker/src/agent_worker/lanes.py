@@ -101,6 +101,8 @@ class Slots:
         """Slots of each tier that are lent to it."""
         self._loans: dict[str, list[Loan]] = {tier: [] for tier in self.guaranteed}
         self._ending = 0  # runs in slots that were taken back
+        self.paused: frozenset[str] = frozenset()
+        """Tiers that are lent nothing, and whose loans are taken back."""
         self._left_alone_until = dict.fromkeys(self.guaranteed, -math.inf)
         # Large enough that a lone borrower needs few consumers, small enough that one can be taken back.
         self._largest_loan = max(1, (total - sum(self.guaranteed.values())) // 8)
@@ -164,9 +166,12 @@ class Slots:
         First the guarantees, then what is free to whoever needs it, then what lies idle and at last what one has too
         much of to whoever has too little.
         """
+        if stopped := [loan for loan in self.loans if loan.tier in self.paused]:
+            return TakeBack(stopped[0])
         if self._promised > self.total:
             return self._most_dispensable(list(self._loans))
-        hungry = [tier for tier in self.held if self._is_full(tier) and self._left_alone_until[tier] <= now]
+        full = (tier for tier in self.held if tier not in self.paused and self._is_full(tier))
+        hungry = [tier for tier in full if self._left_alone_until[tier] <= now]
         if hungry and self.free > 0:
             size = min(self.free, self._largest_loan) if len(hungry) == 1 else 1
             return Lend(min(hungry, key=self._standing), size)

@@ -37,6 +37,7 @@ SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at)
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[])
   WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, n) ORDER BY r.n
 """
+_PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
@@ -79,6 +80,29 @@ class Obstacle:
     reason: str
     key: str = ""
     wake_at: datetime | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the stream says of it: the data of an event `status`, as `runtime.put_aside` makes it too."""
+        return {"status": "parked", "reason": self.reason, "key": self.key or None, "until": self.wake_at}
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One row of `runtime.pauses`."""
+
+    scope: str
+    name: str
+    kill: bool
+
+    @property
+    def obstacle(self) -> Obstacle:
+        """What a task that it names waits for."""
+        return Obstacle("paused", f"{self.scope}:{self.name}")
+
+    def holds(self, task: TaskSubmitted) -> bool:
+        """Whether the task is one of those that it names."""
+        names = {"everything": "", "tier": task.tier, "tenant": str(task.tenant_id), "agent": task.agent}
+        return names.get(self.scope) == self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +228,11 @@ class RunRepository:
         event = [told.model_dump(mode="json", exclude={"fence"})]
         async with postgres.acquire(self._pool, self._timeout) as connection:
             return bool(await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved)))
+
+    async def pauses(self) -> frozenset[Pause]:
+        """What operators have paused."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            return frozenset(Pause(**dict(row)) for row in await connection.fetch(_PAUSES))
 
     async def answers(self) -> bool:
         """Whether the database answers."""

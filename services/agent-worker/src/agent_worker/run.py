@@ -25,12 +25,13 @@ from agent_worker.fitting import fitted
 from agent_worker.loop import AgentLoop, Answered, Happening, Step
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import Turn
-from agent_worker.repository import RunRepository
+from agent_worker.repository import Obstacle, RunRepository
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
 from common.contracts.runs import RunError
 from common.messaging.publisher import Publisher
+from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class StopReason(Enum):
     CANCELLED = "its cancel was asked for"
     LOST = "another worker has it"
     DRAINING = "this worker stops"
+    PARKED = "it is to wait without a slot"
     TIMED_OUT = "its time is up"
 
 
@@ -92,6 +94,13 @@ class Run:
         self.given_back = False
         """Its lease is not to be renewed."""
         self._stop_reason: StopReason | None = None
+        self._obstacle: Obstacle | None = None
+
+    def park(self, obstacle: Obstacle) -> None:
+        """Cut the run, and let it wait without a slot until the obstacle is gone; it goes on after its last step."""
+        if self._obstacle is None:
+            self._obstacle = obstacle
+            self.stop(StopReason.PARKED)
 
     def stop(self, reason: StopReason) -> None:
         """Cut the run at whatever it awaits, but for what is being made durable. The first reason counts."""
@@ -100,8 +109,8 @@ class Run:
             if self._working is not None:
                 self._working.cancel()
 
-    async def execute(self) -> RunFinished | None:
-        """Run to the end, and decide it; None where the run goes on elsewhere."""
+    async def execute(self) -> RunFinished | Disposition:
+        """Run to the end, and decide it; else, where the run goes on later, what is to become of its delivery."""
         self._begin()
         self._working = asyncio.create_task(self._work(), name=f"run:{self.task.task_id}")
         if self._stop_reason is not None:
@@ -115,11 +124,13 @@ class Run:
             self.ended = True
             self._working.cancel()
         if self._stop_reason is StopReason.LOST:
-            return None
+            return Disposition.RETURN
         if ending is None and self._stop_reason is StopReason.DRAINING:
             await self._give_back()
-            return None
-        return await self._finish(ending or self._cut_short())
+            return Disposition.RETURN
+        if ending is None and self._obstacle is not None and self._stop_reason is StopReason.PARKED:
+            return await self._wait_for(self._obstacle)
+        return await self._finish(ending or self._cut_short()) or Disposition.RETURN
 
     def _time_left(self) -> float:
         """Seconds. A run that was taken over goes on with the time that its first worker began to use.
@@ -256,6 +267,15 @@ class Run:
             started_at=self._acquired.started_at,
             finished_at=finished_at,
         )
+
+    async def _wait_for(self, obstacle: Obstacle) -> Disposition:
+        """Park the run. Its message is published again when it is woken."""
+        self.log.emit("status", obstacle.told())
+        told = self.log.not_durable()[-1]
+        await self._make_durable()
+        saved = self._checkpoint.unsaved
+        parked = await until_available(lambda: self._repository.park(self.task, self.fence, obstacle, told, saved))
+        return Disposition.DONE if parked else Disposition.RETURN
 
     async def _give_back(self) -> None:
         """Save the step that is finished, and let another worker go on at once."""

@@ -85,8 +85,8 @@ class Runner:
         log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
         refusal = self._refusal(task, found)
         finished = await (self._refuse(task, found, log, refusal) if refusal else self._execute(task, found, log))
-        if finished is None:
-            return Disposition.RETURN
+        if isinstance(finished, Disposition):
+            return finished
         await self._conclude(task, finished)
         return Disposition.DONE
 
@@ -151,7 +151,7 @@ class Runner:
 
     async def _refuse(
         self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
-    ) -> RunFinished | None:
+    ) -> RunFinished | Disposition:
         status, error = refusal
         checkpoint = Checkpoint(found.steps)
         if found.fence > 1:
@@ -180,7 +180,7 @@ class Runner:
                 task.task_id, found.fence, status, finished.encode(), finished.finished_at
             )
         )
-        return finished if decided else None
+        return finished if decided else Disposition.RETURN
 
     def _plan(self, task: TaskSubmitted) -> tuple[Agent, Model, Provider] | None:
         agent = self._equipment.catalogue.agent(task.agent)
@@ -188,7 +188,7 @@ class Runner:
         provider = self._equipment.providers.get(model.api) if model else None
         return (agent, model, provider) if agent and model and provider else None
 
-    async def _execute(self, task: TaskSubmitted, found: Acquisition, log: RunLog) -> RunFinished | None:
+    async def _execute(self, task: TaskSubmitted, found: Acquisition, log: RunLog) -> RunFinished | Disposition:
         equipment, planned = self._equipment, self._plan(task)
         assert planned is not None  # noqa: S101 - `_refusal` has looked
         agent, model, provider = planned

@@ -6,13 +6,14 @@ A run lives here and not in the broker's callback, which is cancelled with its c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
 
 from agent_worker.metrics import RUNS_ENDED
 from agent_worker.progress import RunLog
-from agent_worker.repository import RunRepository
+from agent_worker.repository import Obstacle, RunRepository
 from agent_worker.run import Run, StopReason
 from agent_worker.runner import Runner
 from agent_worker.telemetry import processing
@@ -107,6 +108,12 @@ class Supervisor:
         """A message on `control`."""
         if isinstance(contract, CancelRequested) and contract.task_id in self._runs:
             self._runs[contract.task_id].stop(StopReason.CANCELLED)
+
+    def park(self, obstacle: Callable[[TaskSubmitted], Obstacle | None]) -> None:
+        """Stop and park the runs of all tasks that have an obstacle."""
+        for run in self._runs.values():
+            if not run.ended and (found := obstacle(run.task)) is not None:
+                run.park(found)
 
     def fenced_off(self, log: RunLog) -> None:
         """Redis has events of a newer fence: another worker runs what we thought was ours."""

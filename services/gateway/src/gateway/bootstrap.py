@@ -28,9 +28,10 @@ from gateway.hub import Hub
 from gateway.identities import Identities
 from gateway.limits import Guard
 from gateway.metrics import Metrics
+from gateway.pausing import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.routes import admin, streams, tasks, usage
+from gateway.routes import admin, pauses, streams, tasks, usage
 from gateway.settings import Settings
 from gateway.streams import Pace, Streams
 from gateway.submission import Submissions
@@ -101,6 +102,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 streams.following(principals, store, records, followed),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),
+                pauses.pausing(administration, Pauses(database, sender), catalogue),
                 admin.users(administration, identities, catalogue.tier_names),
             ],
             _checks(draining, sender, database, state),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.contracts.base import Contract
-from common.contracts.control import CancelRequested, PrincipalsChanged
+from common.contracts.control import CancelRequested, PausesChanged, PrincipalsChanged
 from common.contracts.runs import RunFinished, RunProgressed
 from common.contracts.tasks import TaskSubmitted
 from common.contracts.usage import UsageRecorded
@@ -11,7 +11,15 @@ from common.errors import DecodeError
 
 CONTRACTS: dict[str, type[Contract]] = {
     contract.KIND: contract
-    for contract in (TaskSubmitted, RunProgressed, RunFinished, UsageRecorded, CancelRequested, PrincipalsChanged)
+    for contract in (
+        TaskSubmitted,
+        RunProgressed,
+        RunFinished,
+        UsageRecorded,
+        CancelRequested,
+        PausesChanged,
+        PrincipalsChanged,
+    )
 }
 
 
@@ -27,6 +35,7 @@ __all__ = [
     "CONTRACTS",
     "CancelRequested",
     "Contract",
+    "PausesChanged",
     "PrincipalsChanged",
     "RunFinished",
     "RunProgressed",

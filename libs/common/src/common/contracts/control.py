@@ -18,6 +18,14 @@ class CancelRequested(Contract):
     tenant_id: UUID
 
 
+class PausesChanged(Contract):
+    """What operators have paused changed. The pauses themselves are rows of `runtime.pauses`; this is the bell."""
+
+    KIND: ClassVar[str] = "control.pauses"
+    kind: Literal["control.pauses"] = "control.pauses"
+    version: Literal[1] = 1
+
+
 class PrincipalsChanged(Contract):
     """A tenant's keys, users or plan changed: forget what is cached of them."""
 

@@ -28,10 +28,55 @@ _CHANGE_SECONDS = 5.0
 _RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
+class Consumption:
+    """A consumer that can be halted for a while. It is brought back after a reconnect, unless it is halted."""
+
+    def __init__(
+        self, queue: AbstractRobustQueue, tag: str, receive: Callable[[AbstractIncomingMessage], Awaitable[None]]
+    ) -> None:
+        self._queue = queue
+        self._tag = tag
+        self._receive = receive
+        self.halted = True
+
+    async def open(self) -> None:
+        """Be sent messages. Raises what the library raises."""
+        await self._queue.consume(self._receive, consumer_tag=self._tag)
+        self.halted = False
+
+    async def halt(self) -> None:
+        """Be sent nothing more; what is held stays to be settled. Raises `BrokerUnavailable`."""
+        await self._change(self._cancel())
+
+    async def go_on(self) -> None:
+        """Be sent messages again. Raises `BrokerUnavailable`."""
+        await self._change(self.open())
+
+    async def close(self) -> None:
+        """Be sent nothing more, whatever becomes of the connection."""
+        if self.halted:
+            return
+        try:
+            await self.halt()
+        except BrokerUnavailable as error:
+            _log.info("consumer.cancel_failed", queue=self._queue.name, error=str(error))
+
+    async def _cancel(self) -> None:
+        self.halted = True  # at once: the library forgets it at once, too, even if the broker does not answer
+        await self._queue.cancel(self._tag)
+
+    async def _change(self, change: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                await change
+        except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, TimeoutError) as error:
+            raise BrokerUnavailable(f"RabbitMQ did not change the consumer of {self._queue.name}: {error!r}") from error
+
+
 @asynccontextmanager
 async def consuming(
     broker: Broker, queue: str, *, prefetch: int, on_delivery: Callable[[RabbitDelivery], object]
-) -> AsyncIterator[AbstractRobustChannel]:
+) -> AsyncIterator[Consumption]:
     """Consume a queue on a channel of its own while the context lasts; what is held then stays to be settled.
 
     `on_delivery` must only hand the delivery on: the callback is cancelled with its channel, a run must not be.
@@ -45,18 +90,15 @@ async def consuming(
         async with asyncio.timeout(_OPEN_SECONDS):
             # Declared passively, not just named: only so does the library bring it back after a reconnect.
             declared = await channel.declare_queue(queue, passive=True)
-            tag = await declared.consume(receive, consumer_tag=f"{broker.name}/{queue}")
+            consumption = Consumption(declared, f"{broker.name}/{queue}", receive)
+            await consumption.open()
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         await broker.close_channel(channel)
         raise _no_queue(queue, error) from error
     try:
-        yield channel
+        yield consumption
     finally:
-        try:
-            async with asyncio.timeout(_OPEN_SECONDS):
-                await declared.cancel(tag)
-        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            _log.info("consumer.cancel_failed", queue=queue, error=repr(error))
+        await consumption.close()
 
 
 class FlexConsumer:

@@ -29,24 +29,26 @@ from gateway.schemas import Text
 _log = structlog.get_logger(__name__)
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """A body, of which each field has a meaning."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class NewTenant(_Document):
+class NewTenant(Document):
     """A tenant to be made."""
 
     name: Text = Field(min_length=1, max_length=200, examples=["Acme"])
     plan: Text = Field(min_length=1, max_length=100, examples=["pro"])
 
 
-class NewKey(_Document):
+class NewKey(Document):
     """A key to be made."""
 
     name: Text = Field(default="key", min_length=1, max_length=200, examples=["production"])
 
 
-class UserTier(_Document):
+class UserTier(Document):
     """A user's own tier."""
 
     tier: Text = Field(max_length=31, examples=["free"])
@@ -80,7 +82,8 @@ class Administration:
             _log.warning("principals.untold", tenant_id=str(tenant_id), error=repr(error))
 
 
-def _router(administration: Administration) -> APIRouter:
+def admin_router(administration: Administration) -> APIRouter:
+    """Routes for whoever has the administrator's key."""
     return APIRouter(
         prefix="/v1/admin", tags=["admin"], dependencies=[SECURED], route_class=checked(administration.check)
     )
@@ -88,7 +91,7 @@ def _router(administration: Administration) -> APIRouter:
 
 def tenants_and_keys(administration: Administration, identities: Identities) -> APIRouter:
     """Making tenants, making and revoking keys."""
-    router = _router(administration)
+    router = admin_router(administration)
 
     @router.post(
         "/tenants",
@@ -133,7 +136,7 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
 
 def users(administration: Administration, identities: Identities, tiers: tuple[str, ...]) -> APIRouter:
     """Tiers of single users."""
-    router = _router(administration)
+    router = admin_router(administration)
 
     @router.put(
         "/tenants/{tenant_id}/users/{user_id}",
