@@ -122,13 +122,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_refusal_ends_the_run(verdict: Any, error: type[Exception]) -> None:
     leave = Leave(verdict, "tenant_day", Decimal("0.5"), Decimal(2))
     with pytest.raises(error):
-        await books(Store(leave), Wire()).begin(1, 10, 10)
+        await books(Store(leave), Wire()).begin(1, 10, 10, 10)
 
 
 async def test_open_holds_are_waited_for() -> None:
     wait = Leave("wait", "run", Decimal(1), Decimal(2))
     store = Store(wait, wait, HELD)
-    attempt = await books(store, Wire()).begin(1, 10, 10)
+    attempt = await books(store, Wire()).begin(1, 10, 10, 10)
     assert store.held == {attempt}
 
 
@@ -136,7 +136,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(accounts, "_FIRST_LOOK_SECONDS", 0.0005)
     monkeypatch.setattr(accounts, "_LONGEST_LOOK_SECONDS", 0.001)
     store, log = Store(*[Leave("wait", "run", Decimal(1), Decimal(2))] * 50, HELD), RunLog("k", 1, Unread())
-    await books(store, Wire(), log=log).begin(3, 10, 10)
+    await books(store, Wire(), log=log).begin(3, 10, 10, 10)
     told = [(event.type, event.data) for event in log.not_durable()]
     assert told == [("status", {"status": "running", "step": 3, "waiting_for": "holds", "scope": "run"})]
 
@@ -144,7 +144,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
 async def test_servers_that_are_away_are_waited_for() -> None:
     store, wire = Store(StoreUnavailable("away"), StoreUnavailable("away"), HELD), Wire(failures=3)
     accounts_ = books(store, wire)
-    attempt = await accounts_.begin(1, 10, 10)
+    attempt = await accounts_.begin(1, 10, 10, 10)
     await accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
     (record,) = wire.records
     assert (record.attempt_id, record.usage.output_tokens, record.estimated) == (attempt, 3, True)
@@ -156,7 +156,7 @@ async def test_the_step_before_is_saved_with_the_leave(verdict: Any, kept: bool)
     checkpoint = Checkpoint()
     checkpoint.add(Step(1, (), Usage()), EventId(1, 4))
     store = Store(Leave(verdict, None, None, None))
-    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1), return_exceptions=True)
+    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1, 1), return_exceptions=True)
     (saved,) = store.saved
     assert saved is not None
     assert (saved.number, saved.last_seq) == (1, 4)
@@ -167,7 +167,7 @@ async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> No
     given_back = 0
     for turns in range(30):
         store, wire = Store(StoreUnavailable("away"), HELD), Wire(failures=1)
-        task = asyncio.create_task(books(store, wire).begin(1, 10, 10))
+        task = asyncio.create_task(books(store, wire).begin(1, 10, 10, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
