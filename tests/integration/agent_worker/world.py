@@ -17,6 +17,7 @@ import httpx2
 from pydantic import SecretStr
 
 from agent_worker.limiter.provider_limits import ProviderLimits
+from agent_worker.limiter.script import key_of
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -321,6 +322,8 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as base, AsyncExitStack() as stack:
         enter = base.enter_async_context
         heard = Heard()
+        state = await enter(redis.client(redis_url, timeout=2.0, connections=8))
+        await state.delete(*(key_of(model.provider, model.name) for model in MODELS))  # what earlier tests were refused
         for service, queues in (("persister", (PERSISTER_QUEUE, DEAD_TASKS_QUEUE)), ("billing", (BILLING_QUEUE,))):
             broker = await enter(Broker(stage.rabbit(service), f"test/{service}"))
             for queue in queues:
@@ -330,7 +333,7 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
             stage,
             simulator,
             await enter(postgres.pool(stage.postgres("laneway_owner"), "test-owner")),
-            await enter(redis.client(redis_url, timeout=2.0, connections=8)),
+            state,
             redis_url,
             await enter(publisher(stage.rabbit("gateway"), "gateway")),
             heard,
