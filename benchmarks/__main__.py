@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import concurrency, end_to_end, latency, persister, streams, submit
+from benchmarks import concurrency, end_to_end, latency, limiter, persister, streams, submit
 from benchmarks.figures import Figure, machine, table
 from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
 
@@ -24,6 +24,7 @@ MEASURES: dict[str, Measure] = {
     "concurrency": concurrency.measure,
     "streams": streams.measure,
     "persister": persister.measure,
+    "limiter": limiter.measure,
 }
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"

@@ -16,6 +16,8 @@ import aio_pika
 import httpx2
 from pydantic import SecretStr
 
+from agent_worker.limiter.provider_limits import ProviderLimits
+from agent_worker.limiter.script import key_of
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -215,6 +217,7 @@ class World:
         supervisor = Supervisor(repository, lease)
         writer = StreamWriter(Pipelined(self.state, 2.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
+        limits = ProviderLimits(Pipelined(self.state, 2.0), TEST_CATALOGUE, 1)
         equipment = Equipment(
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
@@ -225,10 +228,11 @@ class World:
             publisher=publish,
             writer=writer,
             redis=Pipelined(self.state, 2.0),
+            limits=limits,
             retry=Retry(base=0.01),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
-        tasks = [asyncio.create_task(supervisor.keep_leases()), asyncio.create_task(writer.run())]
+        tasks = [asyncio.create_task(owned) for owned in (supervisor.keep_leases(), writer.run(), limits.run())]
         made = Worker(supervisor, repository, supervisor.runner, publish, tasks[0])
         _count(repository, made.acquisitions)
         self.stack.push_async_callback(stop, *tasks)
@@ -323,6 +327,8 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as base, AsyncExitStack() as stack:
         enter = base.enter_async_context
         heard = Heard()
+        state = await enter(redis.client(redis_url, timeout=2.0, connections=8))
+        await state.delete(*(key_of(model.provider, model.name) for model in MODELS))  # what earlier tests were refused
         for service, queues in (("persister", (PERSISTER_QUEUE, DEAD_TASKS_QUEUE)), ("billing", (BILLING_QUEUE,))):
             broker = await enter(Broker(stage.rabbit(service), f"test/{service}"))
             for queue in queues:
@@ -332,7 +338,7 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
             stage,
             simulator,
             await enter(postgres.pool(stage.postgres("laneway_owner"), "test-owner")),
-            await enter(redis.client(redis_url, timeout=2.0, connections=8)),
+            state,
             redis_url,
             await enter(publisher(stage.rabbit("gateway"), "gateway")),
             heard,

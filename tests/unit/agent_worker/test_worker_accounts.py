@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -18,9 +19,11 @@ from agent_worker.accounts import (
     UnpricedModelError,
 )
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.limiter.provider_limits import CallLimit
+from agent_worker.limiter.shared import Reservation
 from agent_worker.loop import Step
 from agent_worker.progress import RunLog
-from agent_worker.providers.base import CallMeter
+from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.repository import CallRequest, Leave, RunRepository, SavedStep
 from common.contracts import Contract, TaskSubmitted, UsageRecorded
 from common.contracts.base import now
@@ -92,7 +95,13 @@ class Unread:
         """See `Sink.notice`."""
 
 
-def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None, log: RunLog | None = None) -> RunAccounts:
+def books(
+    store: Store,
+    wire: Wire,
+    checkpoint: Checkpoint | None = None,
+    log: RunLog | None = None,
+    limit: CallLimit | None = None,
+) -> RunAccounts:
     return RunAccounts(
         TASK,
         1,
@@ -102,6 +111,7 @@ def books(store: Store, wire: Wire, checkpoint: Checkpoint | None = None, log: R
         cast(Publisher, wire),
         checkpoint or Checkpoint(),
         log or RunLog("k", 1, Unread()),
+        limit,
     )
 
 
@@ -122,13 +132,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_refusal_ends_the_run(verdict: Any, error: type[Exception]) -> None:
     leave = Leave(verdict, "tenant_day", Decimal("0.5"), Decimal(2))
     with pytest.raises(error):
-        await books(Store(leave), Wire()).begin(1, 10, 10)
+        await books(Store(leave), Wire()).begin(1, 10, 10, 10)
 
 
 async def test_open_holds_are_waited_for() -> None:
     wait = Leave("wait", "run", Decimal(1), Decimal(2))
     store = Store(wait, wait, HELD)
-    attempt = await books(store, Wire()).begin(1, 10, 10)
+    attempt = await books(store, Wire()).begin(1, 10, 10, 10)
     assert store.held == {attempt}
 
 
@@ -136,7 +146,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(accounts, "_FIRST_LOOK_SECONDS", 0.0005)
     monkeypatch.setattr(accounts, "_LONGEST_LOOK_SECONDS", 0.001)
     store, log = Store(*[Leave("wait", "run", Decimal(1), Decimal(2))] * 50, HELD), RunLog("k", 1, Unread())
-    await books(store, Wire(), log=log).begin(3, 10, 10)
+    await books(store, Wire(), log=log).begin(3, 10, 10, 10)
     told = [(event.type, event.data) for event in log.not_durable()]
     assert told == [("status", {"status": "running", "step": 3, "waiting_for": "holds", "scope": "run"})]
 
@@ -144,7 +154,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
 async def test_servers_that_are_away_are_waited_for() -> None:
     store, wire = Store(StoreUnavailable("away"), StoreUnavailable("away"), HELD), Wire(failures=3)
     accounts_ = books(store, wire)
-    attempt = await accounts_.begin(1, 10, 10)
+    attempt = await accounts_.begin(1, 10, 10, 10)
     await accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
     (record,) = wire.records
     assert (record.attempt_id, record.usage.output_tokens, record.estimated) == (attempt, 3, True)
@@ -156,18 +166,89 @@ async def test_the_step_before_is_saved_with_the_leave(verdict: Any, kept: bool)
     checkpoint = Checkpoint()
     checkpoint.add(Step(1, (), Usage()), EventId(1, 4))
     store = Store(Leave(verdict, None, None, None))
-    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1), return_exceptions=True)
+    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1, 1), return_exceptions=True)
     (saved,) = store.saved
     assert saved is not None
     assert (saved.number, saved.last_seq) == (1, 4)
     assert (checkpoint.unsaved is not None) is kept
 
 
+class Limit:
+    """A `CallLimit` that notes what it is asked, and how many reservations are open."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.asked: list[tuple[int, int]] = []
+        self.open: list[Reservation] = []
+        self.settled: list[CallMeter] = []
+
+    async def reserve(self, tokens: int, on_long_wait: Callable[[], None]) -> Reservation:
+        await asyncio.sleep(0)
+        on_long_wait()
+        self.asked.append((tokens, len(self.store.held)))
+        self.open.append(Reservation(0.0, open=True))
+        return self.open[-1]
+
+    def give_back(self, reservation: Reservation) -> None:
+        if reservation in self.open:
+            self.open.remove(reservation)
+
+    def settle(self, reservation: Reservation, meter: CallMeter) -> None:
+        self.give_back(reservation)
+        self.settled.append(meter)
+
+    def heed(self, limits: RateLimits) -> None:
+        """See `CallLimit.heed`."""
+
+
+async def test_the_limit_comes_before_the_hold_and_the_client_is_told_of_the_wait() -> None:
+    store, log = Store(HELD), RunLog("k", 1, Unread())
+    limit = Limit(store)
+    accounts_ = books(store, Wire(), log=log, limit=limit)
+    attempt = await accounts_.begin(2, 900, 200, 50)
+    assert limit.asked == [(250, 0)]  # the likely input and the longest answer, before any hold
+    assert len(limit.open) == 1
+    told = [(event.type, event.data) for event in log.not_durable()]
+    assert told == [("status", {"status": "running", "step": 2, "waiting_for": "provider"})]
+    meter = CallMeter(usage=Usage(output_tokens=3))
+    await accounts_.record(attempt, 2, meter)
+    assert (limit.open, limit.settled) == ([], [meter])
+
+
+async def test_nothing_of_the_limit_is_kept_while_holds_are_in_the_way() -> None:
+    wait = Leave("wait", "run", Decimal(1), Decimal(2))
+    store = Store(wait, wait, HELD)
+    limit = Limit(store)
+    await books(store, Wire(), limit=limit).begin(1, 10, 10, 10)
+    assert (len(limit.asked), len(limit.open)) == (3, 1)
+
+
+@pytest.mark.parametrize("verdict", ["fenced", "cancelled", "unpriced", "exceeded"])
+async def test_a_call_that_is_refused_its_hold_gives_back_what_it_drew(verdict: Any) -> None:
+    store = Store(Leave(verdict, "run", Decimal(1), Decimal(2)))
+    limit = Limit(store)
+    with pytest.raises((RunLostError, CancelRequestedError, UnpricedModelError, BudgetExceededError)):
+        await books(store, Wire(), limit=limit).begin(1, 10, 10, 10)
+    assert (len(limit.asked), limit.open) == (1, [])
+
+
+async def test_wherever_leave_is_cut_nothing_stays_drawn() -> None:
+    for turns in range(30):
+        store = Store(StoreUnavailable("away"), HELD)
+        limit = Limit(store)
+        task = asyncio.create_task(books(store, Wire(), limit=limit).begin(1, 10, 10, 10))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert len(limit.open) == (0 if task.cancelled() else 1)
+
+
 async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> None:
     given_back = 0
     for turns in range(30):
         store, wire = Store(StoreUnavailable("away"), HELD), Wire(failures=1)
-        task = asyncio.create_task(books(store, wire).begin(1, 10, 10))
+        task = asyncio.create_task(books(store, wire).begin(1, 10, 10, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()

@@ -25,6 +25,7 @@ from agent_worker.providers.base import (
     ModelRequest,
     PermanentError,
     ProviderError,
+    RateLimits,
     TextDelta,
     ToolCall,
     TransientError,
@@ -48,12 +49,15 @@ class Books:
     recorded: list[tuple[UUID, CallMeter]] = field(default_factory=list)
     bounds: list[int] = field(default_factory=list)
 
-    async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
+    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
         for _ in range(self.turns):
             await asyncio.sleep(0)
         self.begun.append(uuid4())
         self.bounds.append(input_bound)
         return self.begun[-1]
+
+    def heard(self, limits: RateLimits) -> None:
+        """See `Calls.heard`."""
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         for _ in range(self.turns):

@@ -13,7 +13,10 @@ from common.catalogue import load_catalogue
 CATALOGUE = Path(__file__).parents[3] / "deploy" / "catalogue"
 
 
-async def test_anthropic_says_the_answer_is_simulated_and_counts_it(claude: AsyncAnthropic) -> None:
+async def test_anthropic_says_the_answer_is_simulated_and_counts_it(
+    claude: AsyncAnthropic, control: httpx2.AsyncClient
+) -> None:
+    await control.put("/control/defaults", json={"requests_limit": 4_000, "tokens_limit": 4_000_000})
     raw = await claude.messages.with_raw_response.create(
         model="claude-any", max_tokens=100, system="be kind", messages=[{"role": "user", "content": "hello"}]
     )
@@ -41,7 +44,8 @@ async def test_anthropic_streams_one_chunk_for_each_token(claude: AsyncAnthropic
     assert message.stop_reason == "end_turn"
 
 
-async def test_chat_answers_with_openai_headers(gpt: AsyncOpenAI) -> None:
+async def test_chat_answers_with_openai_headers(gpt: AsyncOpenAI, control: httpx2.AsyncClient) -> None:
+    await control.put("/control/defaults", json={"requests_limit": 4_000, "tokens_limit": 4_000_000})
     raw = await gpt.chat.completions.with_raw_response.create(
         model="gpt-any", messages=[{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     )

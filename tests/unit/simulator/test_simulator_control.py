@@ -4,6 +4,7 @@ import anthropic
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 
 
 async def ask(claude: AsyncAnthropic, prompt: str, model: str = "m") -> str:
@@ -81,6 +82,27 @@ async def test_a_limit_of_requests_per_minute_is_enforced_for_each_model(
         await ask(claude, "x")
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 30
     assert await ask(claude, "x", "another")
+
+
+async def test_a_limit_of_tokens_per_minute_counts_prompts_and_answers(
+    claude: AsyncAnthropic, gpt: AsyncOpenAI, control: httpx2.AsyncClient
+) -> None:
+    await control.put("/control/defaults", json={"tpm": 100, "tokens": 120})
+    raw = await gpt.chat.completions.with_raw_response.create(model="m", messages=[{"role": "user", "content": "x"}])
+    assert raw.headers["x-ratelimit-limit-tokens"] == "100"
+    assert raw.headers["x-ratelimit-remaining-tokens"] == "99"
+    assert "x-ratelimit-limit-requests" not in raw.headers
+    with pytest.raises(anthropic.RateLimitError, match="100 tokens") as caught:
+        await ask(claude, "x")
+    assert 10 <= int(caught.value.response.headers["retry-after"]) <= 14  # 21 beyond the hundred, and one to come
+    assert caught.value.response.headers["anthropic-ratelimit-tokens-remaining"] == "0"
+
+
+async def test_what_is_not_limited_is_not_said_to_be(claude: AsyncAnthropic) -> None:
+    raw = await claude.messages.with_raw_response.create(
+        model="m", max_tokens=99, messages=[{"role": "user", "content": "x"}]
+    )
+    assert not [name for name in raw.headers if "ratelimit" in name]
 
 
 @pytest.mark.parametrize(

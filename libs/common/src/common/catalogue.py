@@ -5,6 +5,7 @@ The gateway reads them to refuse what does not exist, the worker to run it, the 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.errors import ConfigurationError
 
+_LAST_WATERMARK = 0.4
 # Well below the time after which the broker takes a delivery from its consumer (the policy `lanes`).
 LONGEST_RUN_SECONDS = 3 * 3600
 
@@ -26,6 +28,13 @@ class Tier(_Entry):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
     weight: int = Field(ge=1, description="share of a worker's guaranteed slots")
+    watermark: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="the part of a provider's limits that is left to better tiers; by default 0 for the best, evenly"
+        " up to 0.4 for the last",
+    )
 
 
 class Price(_Entry):
@@ -43,6 +52,8 @@ class Model(_Entry):
     api: Literal["messages", "chat", "responses", "scripted"]
     window: int = Field(ge=1, description="tokens of input and output together")
     max_output: int = Field(ge=1, description="tokens")
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000_000)
     class_: Literal["simple", "standard", "strong"] = Field(alias="class")
     price: Price
 
@@ -80,6 +91,13 @@ class Catalogue(_Entry):
         for agent in self.agents:
             if self.model(agent.model) is None:
                 raise ValueError(f"agent {agent.name!r} names the model {agent.model!r}, which is not declared")
+        watermarks = list(self.watermarks.items())
+        for (better, kept), (tier, also_kept) in pairwise(watermarks):
+            if also_kept < kept:
+                raise ValueError(
+                    f"tier {tier!r} has the watermark {also_kept:g} and the better tier {better!r} {kept:g}: what a"
+                    " better tier leaves in the bucket must not be more"
+                )
         return self
 
     def model(self, name: str) -> Model | None:
@@ -89,6 +107,15 @@ class Catalogue(_Entry):
     def agent(self, name: str) -> Agent | None:
         """The agent of that name."""
         return next((agent for agent in self.agents if agent.name == name), None)
+
+    @property
+    def watermarks(self) -> dict[str, float]:
+        """By tier: the part of a provider's limits that it leaves to better ones."""
+        step = _LAST_WATERMARK / max(1, len(self.tiers) - 1)
+        return {
+            tier.name: number * step if tier.watermark is None else tier.watermark
+            for number, tier in enumerate(self.tiers)
+        }
 
     @property
     def tier_names(self) -> tuple[str, ...]:

@@ -99,12 +99,13 @@ class ModelCall:
         rule = self._state.rules.reply_for(conversation.model, conversation.prompt)
         below = self._state.default_script
         script = prompt.script.over(below if rule is None else rule.over(below))
-        standing = self._state.limiter.admit(conversation.model)
+        standing = self._state.limiter.admit(conversation.model, conversation.input_tokens)
         if self._state.rules.fails(script, conversation.prompt):
             refuse(script)
         elif script.fault != "none":
             script = script.model_copy(update={"fault": "none"})
         answer = compose(conversation, script, prompt.text, self._uid, int(time.time()))
+        self._state.limiter.spend(conversation.model, answer.usage.output)
         return Admitted(answer, script, standing)
 
     def _authenticate(self) -> None:
@@ -117,8 +118,8 @@ class ModelCall:
     async def _refuse(self, refused: CallRefused) -> Outcome:
         status, body = self._dialect.refusal(refused, self._record.request_id)
         wait = refused.retry_after
-        standing = None if wait is None else self._state.limiter.exhausted(wait)
-        headers = self._dialect.headers(self._record.request_id, standing, 0)
+        standing = None if wait is None else self._state.limiter.exhausted(self._record.model, wait)
+        headers = self._dialect.headers(self._record.request_id, standing)
         if wait is not None:
             headers.append((b"retry-after", b"%g" % wait))
         await self._wire.start(status, [*headers, *_sized(body)])
@@ -175,8 +176,7 @@ class ModelCall:
         return "client_gone" if self._wire.gone else "cut"
 
     def _limit_headers(self, admitted: Admitted) -> Headers:
-        prompt_tokens = admitted.answer.usage.prompt
-        return self._dialect.headers(self._record.request_id, admitted.standing, prompt_tokens)
+        return self._dialect.headers(self._record.request_id, admitted.standing)
 
     def _count_prompt(self, answer: Answer) -> None:
         self._record.input_tokens = answer.usage.input

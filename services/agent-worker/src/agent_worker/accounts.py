@@ -12,8 +12,10 @@ import structlog
 
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
+from agent_worker.limiter.provider_limits import CallLimit, Unlimited
+from agent_worker.limiter.shared import Reservation
 from agent_worker.progress import RunLog
-from agent_worker.providers.base import CallMeter
+from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.repository import CallRequest, Leave, RunRepository
 from common.contracts import TaskSubmitted, UsageRecorded
 from common.contracts.base import now
@@ -79,6 +81,7 @@ class RunAccounts:
         publisher: Publisher,
         checkpoint: Checkpoint,
         events: RunLog,
+        limit: CallLimit | None = None,
     ) -> None:
         """`calls` have been made in earlier acquisitions; `served_by` is the provider and its model."""
         self._task = task
@@ -89,12 +92,14 @@ class RunAccounts:
         self._publisher = publisher
         self._checkpoint = checkpoint
         self._events = events
+        self._limit = limit or Unlimited()
+        self._reservation = Reservation(0.0)
         self._held: UUID | None = None
         self.used = checkpoint.usage
         """What the finished steps and this acquisition's calls used, those that were cut included."""
 
-    async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
-        """Take leave for one call: the hold, the fence and the checkpoint in one transaction."""
+    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
+        """Take leave for one call: of the provider's limit, then the hold, the fence and the checkpoint at once."""
         self._calls += 1
         attempt = attempt_id(self._task.task_id, step, self._calls)
         request = CallRequest(
@@ -109,26 +114,43 @@ class RunAccounts:
             self._task.max_cost_usd,
         )
         try:
-            _raise_unless_held(await self._leave(request))
+            _raise_unless_held(await self._leave(request, input_estimate + max_output_tokens))
         except asyncio.CancelledError:
+            self._limit.give_back(self._reservation)
             if self._held == attempt:  # the hold was taken, for a call that will not be made
                 await undisturbed(self.record(attempt, step, CallMeter(refused=True)))
             raise
         return attempt
 
-    async def _leave(self, request: CallRequest) -> Leave:
-        """The answer, once no open hold is in the way.
+    def heard(self, limits: RateLimits) -> None:
+        """See `Calls.heard`."""
+        self._limit.heed(limits)
 
-        Each of these is settled or voided in the end, so the wait has no limit but the run's own time.
+    async def _leave(self, request: CallRequest, tokens: int) -> Leave:
+        """The answer, once the provider's limit has room and no open hold is in the way.
+
+        A hold that would wait for the limit would keep the tenant's other runs out, and what was drawn from the limit
+        other tenants' calls: so nothing is kept of the one while the other is waited for. Holds are settled or voided
+        in the end and the limit fills, so neither wait has a limit but the run's own time.
         """
         pause, told = _FIRST_LOOK_SECONDS, False
-        while (leave := await undisturbed(self._ask(request))).verdict == "wait":
+        while True:
+            self._reservation = await self._limit.reserve(tokens, lambda: self._tell_of_limit(request.step))
+            leave = await undisturbed(self._ask(request))
+            if leave.verdict == "held":
+                return leave
+            self._limit.give_back(self._reservation)
+            if leave.verdict != "wait":
+                return leave
             if pause >= _LONGEST_LOOK_SECONDS and not told:
                 self._tell_of_wait(request.step, leave)
                 told = True
             await asyncio.sleep(pause)
             pause = min(_LONGEST_LOOK_SECONDS, pause * 2)
-        return leave
+
+    def _tell_of_limit(self, step: int) -> None:
+        _log.info("run.waits_for_provider", task_id=str(self._task.task_id), provider=self._provider, model=self._model)
+        self._events.emit("status", {"status": "running", "step": step, "waiting_for": "provider"})
 
     def _tell_of_wait(self, step: int, leave: Leave) -> None:
         _log.info("run.waits_for_holds", task_id=str(self._task.task_id), scope=leave.scope)
@@ -148,6 +170,7 @@ class RunAccounts:
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         """Publish what the call used; the run does not go on before the broker has it."""
+        self._limit.settle(self._reservation, meter)
         self.used = self.used + meter.usage
         record = UsageRecorded(
             attempt_id=attempt,

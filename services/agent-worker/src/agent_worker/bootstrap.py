@@ -15,6 +15,7 @@ import structlog
 
 from agent_worker.dispatcher import Dispatcher
 from agent_worker.lanes import Slots, served_tiers
+from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.pauses import PauseKeeper
 from agent_worker.providers.anthropic import AnthropicMessages
@@ -69,6 +70,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         supervisor = Supervisor(repository, settings.lease_seconds)
         pipelined = Pipelined(state, settings.redis.timeout)
         writer = StreamWriter(pipelined, supervisor.fenced_off)
+        limits = ProviderLimits(pipelined, catalogue, settings.workers)
         equipment = Equipment(
             settings=settings,
             worker=worker_name(),
@@ -79,6 +81,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             publisher=publish,
             writer=writer,
             redis=pipelined,
+            limits=limits,
             retry=Retry(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
@@ -98,6 +101,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         tasks = [
             asyncio.create_task(supervisor.keep_leases(), name="leases"),
             asyncio.create_task(writer.run(), name="streams"),
+            asyncio.create_task(limits.run(), name="limits"),
         ]
         flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, supervisor.start)

@@ -24,6 +24,7 @@ from agent_worker.providers.base import (
     Piece,
     Provider,
     ProviderError,
+    RateLimits,
     StopReason,
     TextDelta,
     ToolCall,
@@ -106,8 +107,14 @@ Happening = Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | 
 class Calls(Protocol):
     """The leave to make a model call, and the account of it."""
 
-    async def begin(self, step: int, input_bound: int, max_output_tokens: int) -> UUID:
-        """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had."""
+    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
+        """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had.
+
+        The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
+        """
+
+    def heard(self, limits: RateLimits) -> None:
+        """The provider begins to answer, and said this of its limits."""
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         """Account for a call that ended, in whatever way. A cancellation waits for it."""
@@ -172,7 +179,7 @@ class AgentLoop:
         """Call the model until it answers, or fails for good."""
         failures = 0
         while True:
-            meter = CallMeter()
+            meter = CallMeter(heard=self._calls.heard)
             try:
                 async with aclosing(self._call(step, turns, meter)) as stream:
                     async for piece in stream:
@@ -197,7 +204,8 @@ class AgentLoop:
         plan = self._plan
         text = text_bytes(plan.system, turns)
         bound = min(plan.window, text + overhead(turns, self._tools))
-        attempt = await self._calls.begin(step, bound, plan.max_output_tokens)
+        estimate = min(bound, tokens_of(text))
+        attempt = await self._calls.begin(step, bound, estimate, plan.max_output_tokens)
         request = ModelRequest(
             plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
         )
@@ -206,11 +214,11 @@ class AgentLoop:
                 async for piece in stream:
                     yield piece
         except ProviderError as error:
-            meter.refused = error.refused
+            meter.refused, meter.failure = error.refused, error
             raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, min(bound, tokens_of(text)), plan.max_output_tokens)
+            settle_meter(meter, estimate, plan.max_output_tokens)
             await undisturbed(self._calls.record(attempt, step, meter))
 
 

@@ -9,6 +9,23 @@ RUNS_HELD = Gauge("laneway_worker_runs_held", "Deliveries this worker holds, eac
 RUNS_ENDED = Counter("laneway_worker_runs_ended_total", "Deliveries settled", ["tier", "disposition"])
 SLOTS = Gauge("laneway_worker_slots", "All slots, lent ones included")
 GUARANTEED_SLOTS = Gauge("laneway_worker_guaranteed_slots", "Slots that are never lent for good", ["tier"])
+LIMIT_WAIT_SECONDS = Histogram(
+    "laneway_provider_limit_wait_seconds",
+    "How long calls waited for a provider's limit; calls of models without one are not counted",
+    ["tier", "provider", "model"],
+    buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+LIMIT_CAPACITY = Gauge(
+    "laneway_provider_limit_capacity",
+    "Requests or tokens a minute that all workers keep to now: what refusals have left of the limit",
+    ["provider", "model", "unit"],
+)
+LIMIT_LEVEL = Gauge(
+    "laneway_provider_limit_level", "What is left of the capacity at this moment", ["provider", "model", "unit"]
+)
+LIMIT_PAUSED = Gauge(
+    "laneway_provider_limit_paused_seconds", "How long the provider is still to be left alone", ["provider", "model"]
+)
 CALL_SECONDS = Histogram(
     "laneway_model_call_seconds",
     "Model calls, from the request to the end of the stream",

@@ -13,6 +13,7 @@ import structlog
 from agent_worker.accounts import RunAccounts, until_available
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
+from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop, Plan
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import Provider
@@ -54,6 +55,7 @@ class Equipment:
     publisher: Publisher
     writer: StreamWriter
     redis: Pipelined
+    limits: ProviderLimits
     retry: Retry
 
 
@@ -195,7 +197,15 @@ class Runner:
         served_by = (model.provider, model.name)
         checkpoint = Checkpoint(found.steps)
         accounts = RunAccounts(
-            task, found.fence, found.calls, served_by, equipment.repository, equipment.publisher, checkpoint, log
+            task,
+            found.fence,
+            found.calls,
+            served_by,
+            equipment.repository,
+            equipment.publisher,
+            checkpoint,
+            log,
+            equipment.limits.of(task.tier, model),
         )
         plan = Plan(
             model=model.name,

@@ -48,6 +48,12 @@ class WorkerSettings(ServiceSettings):
         default=None, description="the tiers that this worker serves, separated by commas; unset: all"
     )
     slots: int = Field(default=20, ge=1, le=10_000, description="runs at a time")
+    workers: int = Field(
+        default=2,
+        ge=1,
+        le=10_000,
+        description="agent-worker processes: without Redis each keeps to its share of a provider's limits",
+    )
     lease_seconds: Seconds = Field(
         default=4.0, ge=1, le=600, description="a run whose worker is silent this long is taken over"
     )

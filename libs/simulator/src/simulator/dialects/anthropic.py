@@ -89,21 +89,19 @@ class Messages:
         error = {"type": kind, "message": refused.message}
         return status, orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
-    def headers(self, request_id: str, standing: Standing | None, prompt_tokens: int) -> Headers:
+    def headers(self, request_id: str, standing: Standing | None) -> Headers:
         """`request-id` and the `anthropic-ratelimit-*` family."""
         headers = [(b"request-id", request_id.encode())]
-        if standing is None:
-            return headers
-        reset = timestamp(standing.reset).encode()
-        remaining = max(standing.tokens_remaining - prompt_tokens, 0)
-        headers += [
-            (b"anthropic-ratelimit-requests-limit", b"%d" % standing.requests_limit),
-            (b"anthropic-ratelimit-requests-remaining", b"%d" % standing.requests_remaining),
-            (b"anthropic-ratelimit-requests-reset", reset),
-            (b"anthropic-ratelimit-tokens-limit", b"%d" % standing.tokens_limit),
-            (b"anthropic-ratelimit-tokens-remaining", b"%d" % remaining),
-            (b"anthropic-ratelimit-tokens-reset", reset),
-        ]
+        for what, allowance in zip((b"requests", b"tokens"), standing or (), strict=False):
+            if allowance is None:
+                continue
+            family = b"anthropic-ratelimit-" + what
+            if allowance.limit is not None:
+                headers.append((family + b"-limit", b"%d" % allowance.limit))
+            headers += [
+                (family + b"-remaining", b"%d" % allowance.remaining),
+                (family + b"-reset", timestamp(allowance.reset).encode()),
+            ]
         return headers
 
 

@@ -41,7 +41,7 @@ class Dialect(Protocol):
     def refusal(self, refused: CallRefused, request_id: str) -> tuple[int, bytes]:
         """Status and body of an error."""
 
-    def headers(self, request_id: str, standing: Standing | None, prompt_tokens: int) -> Headers:
+    def headers(self, request_id: str, standing: Standing | None) -> Headers:
         """The provider's own headers: the request's id and, for an admitted call, the rate limits."""
 
 

@@ -36,19 +36,16 @@ class OpenAI:
         error = {"message": refused.message, "type": kind, "param": None, "code": code}
         return status, orjson.dumps({"error": error})
 
-    def headers(self, request_id: str, standing: Standing | None, prompt_tokens: int) -> Headers:
+    def headers(self, request_id: str, standing: Standing | None) -> Headers:
         """`x-request-id` and the `x-ratelimit-*` family."""
         headers = [(b"x-request-id", request_id.encode())]
-        if standing is None:
-            return headers
-        reset = b"%gs" % round(standing.reset, 3)
-        remaining = max(standing.tokens_remaining - prompt_tokens, 0)
-        headers += [
-            (b"x-ratelimit-limit-requests", b"%d" % standing.requests_limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % standing.requests_remaining),
-            (b"x-ratelimit-reset-requests", reset),
-            (b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % remaining),
-            (b"x-ratelimit-reset-tokens", reset),
-        ]
+        for what, allowance in zip((b"requests", b"tokens"), standing or (), strict=False):
+            if allowance is None:
+                continue
+            if allowance.limit is not None:
+                headers.append((b"x-ratelimit-limit-" + what, b"%d" % allowance.limit))
+            headers += [
+                (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
+                (b"x-ratelimit-reset-" + what, b"%gs" % round(allowance.reset, 3)),
+            ]
         return headers

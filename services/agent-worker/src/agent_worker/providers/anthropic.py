@@ -30,6 +30,7 @@ from agent_worker.providers.errors import (
     unavailable,
     unsent,
 )
+from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
@@ -74,6 +75,8 @@ class AnthropicMessages:
             async with await self._client.messages.create(**_arguments(request), stream=True) as events:
                 meter.accepted = True
                 meter.request_id = events.response.headers.get("request-id")
+                if (told := rate_limits(events.response.headers)) is not None:
+                    meter.heard(told)
                 async for piece in _pieces(events, meter):
                     yield piece
         except (anthropic.AnthropicError, *BROKEN) as error:

@@ -15,7 +15,7 @@ Errors of a provider:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from uuid import UUID
@@ -77,12 +77,27 @@ StopReason = Literal["end_turn", "tool_use", "max_tokens", "pause_turn", "refusa
 """Why the model stopped. After `max_tokens`, which a full window is too, and `pause_turn` it had more to say."""
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What an answer's headers say of the limits a minute and of what is left of them; None: nothing."""
+
+    requests: int | None = None
+    requests_left: int | None = None
+    tokens: int | None = None
+    tokens_left: int | None = None
+
+
+def _unheard(_: RateLimits) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(slots=True)
 class CallMeter:
     """What one call used, as far as is known at this moment; readable after the call was cut.
 
     `accepted`: the provider began to answer. `refused`: it said no, or never had the call. `complete`: the answer has
     ended. `final`: the provider's own count of the whole call has arrived. `estimated`: ours stands in for it.
+    `failure`: what ended the call. `heard` is told of the limits as soon as the provider begins to answer.
     """
 
     usage: Usage = field(default_factory=Usage)
@@ -94,6 +109,8 @@ class CallMeter:
     final: bool = False
     estimated: bool = False
     stop_reason: StopReason = "end_turn"
+    failure: ProviderError | None = None
+    heard: Callable[[RateLimits], None] = _unheard
 
     @property
     def unanswered(self) -> bool:
@@ -117,12 +134,20 @@ class ProviderError(Exception):
     """A model call failed."""
 
     def __init__(
-        self, reason: str, message: str, *, detail: str = "", retry_after: float | None = None, refused: bool = False
+        self,
+        reason: str,
+        message: str,
+        *,
+        detail: str = "",
+        retry_after: float | None = None,
+        refused: bool = False,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         """`reason` is a stable word, `message` a sentence that the tenant may read.
 
         `detail` is what the provider said, for the log alone; `retry_after` its wish, in seconds, not yet bounded.
         `refused` says that it did not take the call, or never had it: there is nothing to be billed.
+        `rate_limits` is what a refusal for one of them says of all.
         """
         super().__init__(message)
         self.reason = reason
@@ -130,6 +155,7 @@ class ProviderError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.refused = refused
+        self.rate_limits = rate_limits
 
 
 class TransientError(ProviderError):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import httpx2
 
 from agent_worker.providers.base import PermanentError, ProviderError, TransientError
+from agent_worker.providers.rate_limits import rate_limits
 
 # What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter.
 BROKEN = (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError)
@@ -46,6 +47,7 @@ def from_status(status: int, code: str | None, text: str, headers: Mapping[str, 
             detail=_logged(text),
             retry_after=_retry_after(headers),
             refused=True,
+            rate_limits=rate_limits(headers),
         )
     if status >= 500 or status in _TRANSIENT_STATUS:
         return unavailable(text, headers, refused=True)

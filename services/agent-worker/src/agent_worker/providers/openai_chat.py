@@ -17,6 +17,7 @@ from agent_worker.providers.base import (
     TransientError,
     Turn,
 )
+from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
@@ -37,6 +38,8 @@ class OpenAIChat:
             async with await self._client.chat.completions.create(**_arguments(request), stream=True) as chunks:
                 meter.accepted = True
                 meter.request_id = chunks.response.headers.get("x-request-id")
+                if (told := rate_limits(chunks.response.headers)) is not None:
+                    meter.heard(told)
                 async for piece in _pieces(chunks, meter):
                     yield piece
         except sdk.RAISED as error:

@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 
 from agent_worker.providers import openai as sdk
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, TransientError, Turn
+from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
 
 
@@ -26,6 +27,8 @@ class OpenAIResponses:
             async with await self._client.responses.create(**_arguments(request), stream=True) as events:
                 meter.accepted = True
                 meter.request_id = events.response.headers.get("x-request-id")
+                if (told := rate_limits(events.response.headers)) is not None:
+                    meter.heard(told)
                 async for piece in _pieces(events, meter):
                     yield piece
         except sdk.RAISED as error:
