@@ -22,7 +22,8 @@ from agent_worker.providers.openai import client as openai_client
 from agent_worker.providers.openai_chat import OpenAIChat
 from agent_worker.providers.openai_responses import OpenAIResponses
 from agent_worker.providers.scripted import Scripted
-from agent_worker.repository import RunRepository
+from agent_worker.reporting import report_forever, retire
+from agent_worker.repository import RunRepository, WorkerReports
 from agent_worker.resilience.retry import Retry
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name
@@ -111,10 +112,14 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                     await consumers[-1].enter_async_context(
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
+                reports = WorkerReports(pool, settings.postgres.timeout)
+                reporting = asyncio.create_task(report_forever(reports, equipment.worker, slots), name="reporting")
+                lanes.push_async_callback(stop, reporting)
                 lending = asyncio.create_task(dispatcher.run(), name="lending")
                 lanes.push_async_callback(stop, lending)
-                await until_stopped(stopping, lending, *tasks)
-                await stop(lending)
+                await until_stopped(stopping, lending, reporting, *tasks)
+                await stop(lending, reporting)
+                await retire(reports, equipment.worker)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
                 closing = (consumer.aclose() for consumer in consumers)
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)

@@ -15,6 +15,7 @@ from common.contracts.base import now
 from common.contracts.events import StreamEvent
 from common.contracts.identifiers import task_id
 from common.contracts.runs import RunError
+from common.contracts.tasks import BatchPlace
 from common.messaging.topology import lane
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
@@ -30,6 +31,7 @@ class Ticket:
     key: str | None
     at: datetime
     candidate: Candidate
+    batch: BatchPlace | None = None
 
     @property
     def task_id(self) -> UUID:
@@ -78,6 +80,7 @@ class Ticket:
             temperature=asked.temperature,
             deadline_at=None if seconds is None else self.at + timedelta(seconds=seconds),
             metadata=asked.metadata,
+            batch=self.batch,
             idempotency_key=self.key,
             request_hash=self.candidate.request_hash,
             submitted_at=self.at,

@@ -18,6 +18,7 @@ from persister import dead_letters, handlers
 from persister.burial import bury_forever
 from persister.partitions import keep_partitions
 from persister.settings import PersisterSettings
+from persister.sweeping import sweep_forever
 
 
 @asynccontextmanager
@@ -45,6 +46,7 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
             ).run(broker),
             "burial": bury_forever(pool, timeout),
             "partitions": keep_partitions(pool, timeout),
+            "sweeping": sweep_forever(pool, timeout),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
         checks: dict[str, Check] = {"rabbitmq": broker_ready, "postgresql": partial(postgres.answers, pool, timeout)}

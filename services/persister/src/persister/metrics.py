@@ -8,6 +8,7 @@ RECORDED = Counter("laneway_persister_recorded", "Messages whose content is dura
 EVENTS = Counter("laneway_persister_events", "Events of runs that were in those messages")
 DEAD_LETTERS = Counter("laneway_persister_dead_letters", "Dead letters filed; alert above 0", ["queue"])
 BURIED = Counter("laneway_persister_buried_tasks", "Dead-lettered tasks that were ended as failed; alert above 0")
+CANCELLED = Counter("laneway_persister_cancelled_tasks", "Tasks that a cancel of many reached by way of the persister")
 
 BATCH_MESSAGES = Histogram(
     "laneway_persister_batch_messages", "Messages in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

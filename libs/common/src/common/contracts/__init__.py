@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.contracts.base import Contract
-from common.contracts.control import CancelRequested, PrincipalsChanged
+from common.contracts.control import CancelRequested, CancelsRequested, PrincipalsChanged
 from common.contracts.runs import RunFinished, RunProgressed
 from common.contracts.tasks import TaskSubmitted
 from common.contracts.usage import UsageRecorded
@@ -11,8 +11,10 @@ from common.errors import DecodeError
 
 CONTRACTS: dict[str, type[Contract]] = {
     contract.KIND: contract
-    for contract in (TaskSubmitted, RunProgressed, RunFinished, UsageRecorded, CancelRequested, PrincipalsChanged)
-}
+    for contract in (
+        TaskSubmitted, RunProgressed, RunFinished, UsageRecorded, CancelRequested, CancelsRequested, PrincipalsChanged,
+    )
+}  # fmt: skip
 
 
 def decode(kind: str | None, body: bytes) -> Contract:
@@ -26,6 +28,7 @@ def decode(kind: str | None, body: bytes) -> Contract:
 __all__ = [
     "CONTRACTS",
     "CancelRequested",
+    "CancelsRequested",
     "Contract",
     "PrincipalsChanged",
     "RunFinished",

@@ -22,6 +22,7 @@ ADDRESSES: dict[str, tuple[str, str]] = {
     "run.finished": (EVENTS, "run.finished"),
     "usage.recorded": (EVENTS, "usage.recorded"),
     "control.cancel": (CONTROL, ""),
+    "control.cancels": (CONTROL, ""),
     "control.principals": (CONTROL, ""),
 }
 

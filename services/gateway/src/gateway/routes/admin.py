@@ -80,7 +80,8 @@ class Administration:
             _log.warning("principals.untold", tenant_id=str(tenant_id), error=repr(error))
 
 
-def _router(administration: Administration) -> APIRouter:
+def admin_router(administration: Administration) -> APIRouter:
+    """Routes below `/v1/admin`, for those who have the key."""
     return APIRouter(
         prefix="/v1/admin", tags=["admin"], dependencies=[SECURED], route_class=checked(administration.check)
     )
@@ -88,7 +89,7 @@ def _router(administration: Administration) -> APIRouter:
 
 def tenants_and_keys(administration: Administration, identities: Identities) -> APIRouter:
     """Making tenants, making and revoking keys."""
-    router = _router(administration)
+    router = admin_router(administration)
 
     @router.post(
         "/tenants",
@@ -133,7 +134,7 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
 
 def users(administration: Administration, identities: Identities, tiers: tuple[str, ...]) -> APIRouter:
     """Tiers of single users."""
-    router = _router(administration)
+    router = admin_router(administration)
 
     @router.put(
         "/tenants/{tenant_id}/users/{user_id}",
