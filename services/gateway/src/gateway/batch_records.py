@@ -13,14 +13,14 @@ from asyncpg import Record
 from common.batches import batch_key
 from common.contracts.runs import TERMINAL
 from common.pipelining import Pipelined
-from gateway.batch_tickets import task_ids
+from gateway.batch_tickets import moment, task_ids
 from gateway.database import Database
 from gateway.tasks import VIEW
 
 # What is true of each task, from whichever of its records is furthest; none where nobody has recorded it.
 _STATUS = "CASE WHEN t.status <> 'queued' THEN t.status ELSE coalesce(r.status, t.status) END"
 _HEAD = """
-SELECT batch_size, submitted_at FROM history.tasks WHERE batch_id = $1 AND submitted_at IS NOT NULL LIMIT 1
+SELECT batch_size, batch_index, submitted_at FROM history.tasks WHERE batch_id = $1 AND submitted_at IS NOT NULL LIMIT 1
 """
 _RECORDED = f"""
 SELECT t.batch_index, t.batch_size, t.request_hash, t.submitted_at, {_STATUS} <> 'queued' AS taken
@@ -73,7 +73,7 @@ class RecordedTask:
 
     size: int
     request_hash: str
-    submitted_at: datetime
+    batch_submitted_at: datetime
     taken: bool
     """As of `tasks.Submitted`."""
 
@@ -106,14 +106,20 @@ class Batches:
         """
         rows = await self._rows(tenant_id, _HEAD, batch_id)
         if rows:
-            return Batch(batch_id, tenant_id, rows[0]["batch_size"], rows[0]["submitted_at"])
+            row = rows[0]
+            return Batch(batch_id, tenant_id, row["batch_size"], moment(row["submitted_at"], -row["batch_index"]))
         size, at = await self._redis.execute("HMGET", batch_key(tenant_id, batch_id), "size", "at")
         return Batch(batch_id, tenant_id, int(size), datetime.fromisoformat(at.decode())) if size else None
 
     async def recorded(self, tenant_id: UUID, batch_id: UUID) -> dict[int, RecordedTask]:
         """What is recorded of a batch's submission, by the tasks' places."""
         return {
-            row["batch_index"]: RecordedTask(row["batch_size"], row["request_hash"], row["submitted_at"], row["taken"])
+            row["batch_index"]: RecordedTask(
+                row["batch_size"],
+                row["request_hash"],
+                moment(row["submitted_at"], -row["batch_index"]),
+                row["taken"],
+            )
             for row in await self._rows(tenant_id, _RECORDED, batch_id)
         }
 

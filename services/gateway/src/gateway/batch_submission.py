@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,13 +12,12 @@ import structlog
 from starlette.requests import Request
 
 from common.catalogue import Catalogue
-from common.errors import BrokerUnavailable, LaneFull, StoreUnavailable
-from common.messaging.publisher import Publisher
-from common.messaging.topology import TASKS
+from common.errors import BrokerUnavailable, StoreUnavailable
 from gateway import problems
 from gateway.admission import Outcome
 from gateway.background import Background
 from gateway.batch_admission import BatchAdmission, BatchDecision
+from gateway.batch_publishing import REASONS, BatchPublisher, Fate, Sending
 from gateway.batch_records import Batches
 from gateway.batch_schemas import ItemError, read_batch, refused
 from gateway.batch_tickets import BatchTicket, batch_links, batch_ticket
@@ -35,44 +33,10 @@ from gateway.tracing import Tracing
 _log = structlog.get_logger(__name__)
 
 _DECIDE_SECONDS = 2.7
-# For all publishes, however slow the broker is. One that stops answering is noticed after the deadline of one publish.
-_PUBLISH_SECONDS = 20.0
-_IN_FLIGHT = 128
 # Bodies of batches are large, and checking them keeps a process busy.
 _AT_A_TIME = 4
 _LOOK_UPS = 8
 _UNKNOWN = "Tasks of the batch may have been accepted: retry with the same Idempotency-Key, and it is the same batch."
-
-
-class Fate(StrEnum):
-    """What became of one task of a batch."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    """Its lane is full."""
-    UNSENT = "unsent"
-    """The broker was gone before it was its turn."""
-    UNKNOWN = "unknown"
-    """It was sent, and nobody said what became of it."""
-
-
-_REASONS = {
-    Fate.REFUSED: "its lane takes no more tasks now",
-    Fate.UNSENT: "the broker did not answer for a task before it: this one was not sent",
-    Fate.UNKNOWN: "the broker did not answer: the task may have been accepted",
-}
-
-
-@dataclass
-class _Sending:
-    """A batch that is being published."""
-
-    ticket: BatchTicket
-    levels: Sequence[int]
-    fates: dict[int, Fate]
-    full: set[str] = field(default_factory=set)
-    """Tiers whose lanes have refused a task: no other one is sent to them."""
-    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +58,7 @@ class BatchSubmissions:
         principals: Principals,
         single: Submissions,
         admission: BatchAdmission,
-        publisher: Publisher,
+        publisher: BatchPublisher,
         batches: Batches,
         tasks: Tasks,
         background: Background,
@@ -171,9 +135,9 @@ class BatchSubmissions:
         except BaseException:
             self._settle(ticket, admitted, frozenset(), fresh)
             raise
-        sending = _Sending(ticket, admitted.levels, dict.fromkeys(confirmed, Fate.ACCEPTED))
+        sending = Sending(ticket, admitted.levels, dict.fromkeys(confirmed, Fate.ACCEPTED))
         try:
-            await self._publish(sending)
+            await self._publisher.publish(sending)
         finally:
             accepted = frozenset(place for place, fate in sending.fates.items() if fate is Fate.ACCEPTED)
             # What the record knew to be taken was admitted once more, for Redis had forgotten it.
@@ -203,56 +167,10 @@ class BatchSubmissions:
         for place, task in recorded.items():
             if task.size != len(ticket.tasks) or task.request_hash != ticket.tasks[place].candidate.request_hash:
                 raise problems.CONFLICT.problem(problems.CONFLICT.detail)
-            ticket = ticket if ticket.at == task.submitted_at else ticket.as_submitted(task.submitted_at)
+            if ticket.at != task.batch_submitted_at:
+                ticket = ticket.as_submitted(task.batch_submitted_at)
         # As with a single task: the record has its copy of what a lane refused, too.
         return ticket, confirmed | {place for place, task in recorded.items() if task.taken}
-
-    async def _publish(self, sending: _Sending) -> None:
-        """Publish what was not accepted before, many at a time, until all of it is confirmed or the broker is gone."""
-        places = [place for place in range(len(sending.ticket.tasks)) if place not in sending.fates]
-        sending.fates.update(dict.fromkeys(places, Fate.UNSENT))
-        turns = iter(places)
-        workers = [
-            asyncio.create_task(self._publish_each(sending, turns), name="batch.publish")
-            for _ in range(min(_IN_FLIGHT, len(places)))
-        ]
-        if not workers:
-            return
-        try:
-            _, late = await asyncio.wait(workers, timeout=_PUBLISH_SECONDS)
-        finally:
-            for worker in workers:
-                worker.cancel()
-        if late:
-            await asyncio.wait(late)
-        for worker in workers:
-            if not worker.cancelled():
-                worker.result()
-
-    async def _publish_each(self, sending: _Sending, turns: Iterator[int]) -> None:
-        for place in turns:
-            task = sending.ticket.tasks[place]
-            if sending.broken:
-                return
-            if task.tier in sending.full:
-                sending.fates[place] = Fate.REFUSED
-                continue
-            sending.fates[place] = Fate.UNKNOWN
-            level = sending.levels[place]
-            try:
-                with self._tracing.publishing(task.task_id, task.tier):
-                    await self._publisher.publish(
-                        TASKS, task.tier, task.message(level), subject=task.task_id, stable_id=str(task.task_id),
-                        priority=level,
-                    )  # fmt: skip
-            except LaneFull:
-                sending.fates[place] = Fate.REFUSED
-                sending.full.add(task.tier)
-            except BrokerUnavailable as error:
-                _log.warning("batch.broken", batch_id=str(sending.ticket.id), error=repr(error))
-                sending.broken = True
-            else:
-                sending.fates[place] = Fate.ACCEPTED
 
     def _settle(
         self, ticket: BatchTicket, admitted: BatchDecision, accepted: frozenset[int], returned: frozenset[int]
@@ -263,7 +181,7 @@ class BatchSubmissions:
             return None
         return self._background.start(self._admission.settle(ticket, accepted, returned), "admission.settle")
 
-    def _refuse(self, sending: _Sending) -> None:
+    def _refuse(self, sending: Sending) -> None:
         """End what nobody can ask for again, as no key leads to it: so the batch comes to an end. Best effort."""
         gone = [place for place, fate in sending.fates.items() if fate in (Fate.REFUSED, Fate.UNSENT)]
         if gone:
@@ -276,7 +194,7 @@ class BatchSubmissions:
             _log.warning("batch.not_refused", batch_id=str(ticket.id), tasks=len(places), error=repr(error))
 
 
-def _receipt(sending: _Sending, admitted: BatchDecision, *, first: bool) -> BatchReceipt:
+def _receipt(sending: Sending, admitted: BatchDecision, *, first: bool) -> BatchReceipt:
     ticket, fates = sending.ticket, set(sending.fates.values())
     if not fates & {Fate.ACCEPTED, Fate.UNKNOWN}:
         if Fate.REFUSED in fates:
@@ -299,8 +217,8 @@ def _receipt(sending: _Sending, admitted: BatchDecision, *, first: bool) -> Batc
     return BatchReceipt(202 if first else 200, orjson.dumps(document), headers)
 
 
-def _task(sending: _Sending, place: int) -> dict[str, Any]:
+def _task(sending: Sending, place: int) -> dict[str, Any]:
     fate = sending.fates[place]
     task = sending.ticket.tasks[place]
     said = {"index": place, "id": task.task_id, "tier": task.tier, "status": fate.value}
-    return said if fate is Fate.ACCEPTED else said | {"reason": _REASONS[fate]}
+    return said if fate is Fate.ACCEPTED else said | {"reason": REASONS[fate]}

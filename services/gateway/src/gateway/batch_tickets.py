@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from gateway.tickets import Ticket, answer, request_hash
 
 @dataclass(frozen=True, slots=True)
 class BatchTicket:
-    """A checked batch of one tenant. All its tasks were submitted at the same moment."""
+    """A checked batch of one tenant. Its tasks are submitted a microsecond apart, so that they have an order."""
 
     id: UUID
     tenant_id: UUID
@@ -30,32 +30,41 @@ class BatchTicket:
 
     def as_submitted(self, at: datetime) -> BatchTicket:
         """The ticket of the same batch when it came first: a repetition is the same messages, deadlines and all."""
-        return replace(self, at=at, tasks=tuple(replace(task, at=at) for task in self.tasks))
+        return replace(
+            self, at=at, tasks=tuple(replace(task, at=moment(at, place)) for place, task in enumerate(self.tasks))
+        )
+
+
+def moment(at: datetime, place: int) -> datetime:
+    """When the task at a place was submitted, of a batch that was submitted at that time."""
+    return at + timedelta(microseconds=place)
 
 
 def batch_ticket(tenant_id: UUID, asked: Sequence[tuple[TaskRequest, str]], key: str | None) -> BatchTicket:
     """The ticket for requests, each with its tier; with a key it has the same ids and hashes each time."""
     batch, at = batch_id(tenant_id, key), now()
-    ids = task_ids(batch, len(asked))
     tasks = tuple(
-        Ticket(
-            tenant_id,
-            request,
-            tier,
-            key,
-            at,
-            _candidate(task, request, tier, at),
-            BatchPlace(id=batch, index=index, size=len(asked)),
-        )
-        for index, (task, (request, tier)) in enumerate(zip(ids, asked, strict=True))
+        _ticket(tenant_id, request, tier, key, moment(at, index), BatchPlace(id=batch, index=index, size=len(asked)))
+        for index, (request, tier) in enumerate(asked)
     )
     whole = hashlib.sha256("".join(task.candidate.request_hash for task in tasks).encode()).hexdigest()
     return BatchTicket(batch, tenant_id, key, at, whole, tasks)
 
 
-def _candidate(task: UUID, request: TaskRequest, tier: str, at: datetime) -> Candidate:
+def _ticket(
+    tenant_id: UUID, request: TaskRequest, tier: str, key: str | None, at: datetime, place: BatchPlace
+) -> Ticket:
+    task = task_ids(place.id, place.size)[place.index]
     # The key is the batch's: what it guards, the batch's own record guards.
-    return Candidate(task, request.priority, False, request_hash(request), "", answer(task, tier, "queued", at))
+    candidate = Candidate(
+        task_id=task,
+        priority=request.priority,
+        keyed=False,
+        request_hash=request_hash(request),
+        owner="",
+        answer=answer(task, tier, "queued", at),
+    )
+    return Ticket(tenant_id, request, tier, key, at, candidate, place)
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from gateway.admission import Admission
 from gateway.app import application
 from gateway.background import Background
 from gateway.batch_admission import BatchAdmission
+from gateway.batch_publishing import BatchPublisher
 from gateway.batch_records import Batches
 from gateway.batch_streams import BatchStreams
 from gateway.batch_submission import BatchSubmissions
@@ -108,7 +109,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             principals=principals,
             single=submissions,
             admission=BatchAdmission(pipelined, admission),
-            publisher=sender,
+            publisher=BatchPublisher(sender, tracing),
             batches=batches,
             tasks=store,
             background=background,

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.batch_documents import BatchSubmitted
 from gateway.batch_schemas import MOST_TASKS
-from gateway.documents import BatchSubmitted, ProblemDocument, Submitted
+from gateway.documents import ProblemDocument, Submitted
 from gateway.problems import KINDS, MEDIA_TYPE, Kind
 from gateway.schemas import EXAMPLES, TaskRequest
 

@@ -10,14 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.runs import Status
 
-_MONEY = Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["0.000123"], description="US dollars, exact")
+MONEY = Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["0.000123"], description="US dollars, exact")
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """One that has what it says, and nothing else."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Links(_Document):
+class Links(Document):
     """Where a client goes on."""
 
     self: str
@@ -25,7 +27,7 @@ class Links(_Document):
     cancel: str
 
 
-class Submitted(_Document):
+class Submitted(Document):
     """A task that was accepted."""
 
     id: UUID
@@ -36,14 +38,14 @@ class Submitted(_Document):
     links: Links
 
 
-class TaskError(_Document):
+class TaskError(Document):
     """Why a task has not completed."""
 
     type: str = Field(description="stable, for programs")
     message: str
 
 
-class Task(_Document):
+class Task(Document):
     """A task as it is now. What its submission said of it is absent until it is recorded, a moment after."""
 
     id: UUID
@@ -71,144 +73,18 @@ class Task(_Document):
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")
     steps: int | None
-    cost_usd: str | None = _MONEY
+    cost_usd: str | None = MONEY
     links: Links
 
 
-class TaskPage(_Document):
+class TaskPage(Document):
     """Some tasks, newest first."""
 
     items: list[Task]
     next_cursor: str | None = Field(description="where the next page begins; null on the last")
 
 
-class BatchLinks(_Document):
-    """Where a client goes on."""
-
-    self: str
-    events: str
-    results: str
-    cancel: str
-
-
-class BatchedTask(_Document):
-    """What became of the submission of one task."""
-
-    index: int = Field(description="its place in the batch, from 0")
-    id: UUID
-    tier: str
-    status: Literal["accepted", "refused", "unsent", "unknown"]
-    reason: str | None = Field(default=None, description="why it is not `accepted`")
-
-
-class BatchSubmitted(_Document):
-    """A batch, and which of its tasks were accepted."""
-
-    id: UUID
-    created_at: datetime
-    size: int
-    complete: bool = Field(description="whether all of them were")
-    tasks: list[BatchedTask]
-    links: BatchLinks
-
-
-class BatchCounts(_Document):
-    """How many tasks have which status."""
-
-    queued: int
-    running: int
-    parked: int
-    completed: int
-    failed: int
-    cancelled: int
-    expired: int
-    unrecorded: int = Field(description="submitted a moment ago, or not accepted")
-
-
-class BatchProgress(_Document):
-    """How far a batch is."""
-
-    ended: int
-    total: int
-    fraction: float
-
-
-class BatchTask(_Document):
-    """One task among the others."""
-
-    index: int
-    id: UUID
-    status: Status | Literal["unrecorded"]
-
-
-class BatchTasks(_Document):
-    """Some tasks, in the order in which they were submitted."""
-
-    items: list[BatchTask]
-    next_cursor: str | None = Field(description="where the next page begins; null on the last")
-
-
-class Batch(_Document):
-    """A batch as it is now."""
-
-    id: UUID
-    created_at: datetime
-    size: int
-    counts: BatchCounts
-    progress: BatchProgress
-    cost_usd: str = _MONEY
-    cost_final: bool = Field(description="whether all tasks have ended and every model call is settled")
-    tasks: BatchTasks
-    links: BatchLinks
-
-
-class BatchResult(_Document):
-    """How a task ended, or how far it is."""
-
-    index: int
-    id: UUID
-    status: Status | Literal["unrecorded"]
-    output: str | None
-    error: TaskError | None
-    usage: dict[str, Any] | None
-    model: str | None
-    steps: int | None
-    attempts: int
-    cost_usd: str | None = _MONEY
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-class BatchResults(_Document):
-    """Some results, in the order in which the tasks were submitted."""
-
-    items: list[BatchResult]
-    next_cursor: str | None = Field(description="where the next page begins; null on the last")
-
-
-class BatchCancelled(_Document):
-    """What is true of the tasks of a batch that was to be cancelled; the four add up to its size."""
-
-    id: UUID
-    as_of: datetime
-    cancelled: int = Field(description="will not run any more")
-    cancelling: int = Field(description="run, and are being stopped")
-    already_ended: int
-    pending: int = Field(description="not recorded yet: each is cancelled when it is")
-
-
-class TasksCancelled(_Document):
-    """What became of the tasks that a cancel reached."""
-
-    id: UUID = Field(description="of the cancel")
-    as_of: datetime = Field(description="tasks that were created after this are not covered")
-    cancelled: int
-    cancelling: int
-    already_ended: int
-    complete: bool = Field(description="whether all was reached; otherwise the rest follows without another request")
-
-
-class Lane(_Document):
+class Lane(Document):
     """A lane, and who serves it."""
 
     lane: str
@@ -228,20 +104,20 @@ class Lane(_Document):
     as_of: datetime
 
 
-class LaneList(_Document):
+class LaneList(Document):
     """All lanes, best tier first."""
 
     items: list[Lane]
 
 
-class Cancelled(_Document):
+class Cancelled(Document):
     """What is true of a task that was to be cancelled."""
 
     id: UUID
     status: Literal["cancelled", "cancelling", "completed", "failed", "expired"]
 
 
-class UsageTotals(_Document):
+class UsageTotals(Document):
     """Model calls, their tokens, and what they cost."""
 
     calls: int
@@ -251,7 +127,7 @@ class UsageTotals(_Document):
     cache_write_1h_tokens: int
     output_tokens: int
     reasoning_tokens: int
-    cost_usd: str = _MONEY
+    cost_usd: str = MONEY
 
 
 class UsageRow(UsageTotals):
@@ -262,7 +138,7 @@ class UsageRow(UsageTotals):
     model: str
 
 
-class UsageReport(_Document):
+class UsageReport(Document):
     """Usage in a period, both days included."""
 
     from_: date = Field(alias="from")
@@ -271,7 +147,7 @@ class UsageReport(_Document):
     totals: UsageTotals
 
 
-class Tenant(_Document):
+class Tenant(Document):
     """A tenant that was made."""
 
     id: UUID
@@ -279,7 +155,7 @@ class Tenant(_Document):
     plan: str
 
 
-class Key(_Document):
+class Key(Document):
     """An API key, shown this once."""
 
     key_id: str
@@ -287,7 +163,7 @@ class Key(_Document):
     tenant_id: UUID
 
 
-class User(_Document):
+class User(Document):
     """A user with a tier of its own."""
 
     tenant_id: UUID
@@ -295,7 +171,7 @@ class User(_Document):
     tier: str
 
 
-class InvalidField(_Document):
+class InvalidField(Document):
     """One thing that is wrong with a request."""
 
     index: int | None = Field(default=None, description="of the item, in a body of many")
@@ -304,7 +180,7 @@ class InvalidField(_Document):
     reason: str
 
 
-class ProblemDocument(_Document):
+class ProblemDocument(Document):
     """RFC 9457."""
 
     type: str = Field(description="stable, for programs")

@@ -110,9 +110,11 @@ class Lanes:
         if level is None or submitted_at is None:
             return UNKNOWN
         try:
-            return (await self.snapshot()).estimate(tier, level, submitted_at)
+            snapshot = await self.snapshot()
         except StoreUnavailable:
             return UNKNOWN
+        # What was seen before the task came says nothing of its place.
+        return snapshot.estimate(tier, level, submitted_at) if snapshot.at > submitted_at else UNKNOWN
 
     async def numbers(self) -> list[dict[str, Any]]:
         """Each lane's numbers, best tier first, and those of lanes that are in no catalogue and have work all the same.

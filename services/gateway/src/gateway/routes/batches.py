@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from common.errors import Unavailable
 from gateway import problems
+from gateway.batch_documents import Batch as BatchDocument
+from gateway.batch_documents import BatchCancelled, BatchResults
 from gateway.batch_records import Batch, Batches
 from gateway.batch_streams import BatchStreams, Told
 from gateway.batch_submission import BatchSubmissions
@@ -24,8 +26,6 @@ from gateway.documentation import (
     problem_responses,
     stream_response,
 )
-from gateway.documents import Batch as BatchDocument
-from gateway.documents import BatchCancelled, BatchResults
 from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.routes.raw import SECURED, Json, RawRoute

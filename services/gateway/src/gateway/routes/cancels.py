@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from common.errors import Unavailable
 from gateway import problems
+from gateway.batch_documents import TasksCancelled
 from gateway.cancelling_many import CancellationsOfMany
 from gateway.documentation import problem_responses
-from gateway.documents import TasksCancelled
 from gateway.identities import Identities
 from gateway.principals import Principals
 from gateway.routes.admin import Administration, admin_router
