@@ -145,7 +145,7 @@ async def test_a_lane_whose_workers_were_killed_says_so(own_stack: Stack) -> Non
 
         async def both_there() -> bool:
             found = await pro()
-            return (found["workers"], found["consumers"], found["unserved"]) == (2, 2, False)
+            return found["workers"] == 2 and found["consumers"] >= 2 and not found["unserved"]
 
         await eventually(both_there, 30)
         for name in ("agent-worker-1", "agent-worker-2"):

@@ -38,7 +38,7 @@ def questions(count: int, **fields: Any) -> dict[str, Any]:
 async def submit(gateway: Running, tenant: Tenant, body: dict[str, Any], key: str | None = None) -> httpx2.Response:
     """Submit a batch."""
     headers = tenant.headers | ({"Idempotency-Key": key} if key is not None else {})
-    return await gateway.client.post("/v1/batches", json=body, headers=headers)
+    return await gateway.client.post("/v1/batches", json=body, headers=headers, timeout=40)
 
 
 async def read(gateway: Running, tenant: Tenant, batch: dict[str, Any], **parameters: Any) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from common.errors import BrokerUnavailable, LaneFull
 from common.messaging.publisher import Publisher
 from common.messaging.topology import TASKS
 from gateway.batch_tickets import BatchTicket
+from gateway.tickets import Ticket
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
-# For all publishes, however slow the broker is. One that stops answering is noticed after the deadline of one publish.
+# For all publishes, however slow the broker is. One that stops answering is noticed after the deadlines of these attempts.
 _PUBLISH_SECONDS = 20.0
-_IN_FLIGHT = 128
+_ATTEMPTS = 3
+_IN_FLIGHT = 64
 
 
 class Fate(StrEnum):
@@ -95,18 +97,34 @@ class BatchPublisher:
                 sending.fates[place] = Fate.REFUSED
                 continue
             sending.fates[place] = Fate.UNKNOWN
-            level = sending.levels[place]
+            try:
+                sending.fates[place] = await self._until_known(task, sending.levels[place])
+            except BrokerUnavailable as error:
+                if not sending.broken:
+                    _log.warning("batch.broken", batch_id=str(sending.ticket.id), error=repr(error))
+                sending.broken = True
+            if sending.fates[place] is Fate.REFUSED:
+                sending.full.add(task.tier)
+
+    async def _until_known(self, task: Ticket, level: int) -> Fate:
+        """Publish one task, again where nobody said what became of it: of two messages only one is ever run."""
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._tracing.publishing(task.task_id, task.tier):
                     await self._publisher.publish(
-                        TASKS, task.tier, task.message(level), subject=task.task_id, stable_id=str(task.task_id),
+                        TASKS,
+                        task.tier,
+                        task.message(level),
+                        subject=task.task_id,
+                        stable_id=str(task.task_id),
                         priority=level,
-                    )  # fmt: skip
+                    )
             except LaneFull:
-                sending.fates[place] = Fate.REFUSED
-                sending.full.add(task.tier)
-            except BrokerUnavailable as error:
-                _log.warning("batch.broken", batch_id=str(sending.ticket.id), error=repr(error))
-                sending.broken = True
+                return Fate.REFUSED
+            except BrokerUnavailable:
+                # A broker that is slow with many confirms is asked again; one that is away is not waited for.
+                if attempt == _ATTEMPTS or not self._publisher.ready:
+                    raise
             else:
-                sending.fates[place] = Fate.ACCEPTED
+                break
+        return Fate.ACCEPTED

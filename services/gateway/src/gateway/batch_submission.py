@@ -132,8 +132,12 @@ class BatchSubmissions:
         try:
             async with within(_DECIDE_SECONDS, at_deadline=NOTHING):
                 ticket, confirmed = await self._as_before(ticket, admitted)
-        except BaseException:
+        except asyncio.CancelledError:
             self._settle(ticket, admitted, frozenset(), fresh)
+            raise
+        except Exception:
+            if (undoing := self._settle(ticket, admitted, frozenset(), fresh)) is not None:
+                await asyncio.shield(undoing)
             raise
         sending = Sending(ticket, admitted.levels, dict.fromkeys(confirmed, Fate.ACCEPTED))
         try:
