@@ -17,7 +17,7 @@ from gateway.tickets import Ticket
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
-# For all publishes, however slow the broker is. One that stops answering is noticed after the deadlines of these attempts.
+# For all publishes, however slow the broker is. One that does not answer is noticed once these attempts are used up.
 _PUBLISH_SECONDS = 20.0
 _ATTEMPTS = 3
 _IN_FLIGHT = 64
