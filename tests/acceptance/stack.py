@@ -117,6 +117,11 @@ class Stack:
         headers = {"Authorization": f"Bearer {self.keys[tier]}"}
         return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30)
 
+    def operator(self) -> httpx2.AsyncClient:
+        """Whoever has the admin key."""
+        headers = {"Authorization": f"Bearer {self._admin_key}"}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30)
+
     def new_tenant(self, tier: str) -> None:
         """A tenant with the plan of that name, and its key."""
         with httpx2.Client(

@@ -13,10 +13,12 @@ from common.admission import rate_key
 from common.contracts import RunFinished
 from common.contracts.base import now
 from common.contracts.usage import Usage
+from common.messaging.topology import lane
 from common.redis import Client
-from gateway import documents
+from gateway import batch_documents, documents
+from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running
-from tests.stage import pipelined
+from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
@@ -46,7 +48,8 @@ class _Document:
         if media == _PROBLEM:
             documents.ProblemDocument.model_validate_json(response.content, strict=False)
         elif media == "application/json":
-            model = getattr(documents, schema["$ref"].rpartition("/")[2])
+            name = schema["$ref"].rpartition("/")[2]
+            model = getattr(documents, name, None) or getattr(batch_documents, name)
             model.model_validate_json(response.content)
         return response
 
@@ -66,7 +69,9 @@ async def document(gateway: Running) -> _Document:
     return _Document((await gateway.client.get("/openapi.json")).json())
 
 
-async def test_every_success_is_as_described(gateway: Running, document: _Document, state: Client) -> None:
+async def test_every_success_is_as_described(
+    gateway: Running, document: _Document, state: Client, stage: Stage
+) -> None:
     tenant, client, own = await gateway.tenant(), gateway.client, "/v1/tasks/{task_id}"
     key = f"order-{uuid4()}"
     task = document.check("/v1/tasks", await gateway.submit(tenant, key=key)).json()
@@ -86,8 +91,38 @@ async def test_every_success_is_as_described(gateway: Running, document: _Docume
         )
         await chat.aread()
     document.check("/v1/chat/stream", chat)
+    await _batched(document, gateway, stage)
     await _administered(document, client)
     assert document.seen == document.successes()
+
+
+async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
+    tenant, client, own = await gateway.tenant(), gateway.client, "/v1/batches/{batch_id}"
+    batch = document.check("/v1/batches", await submit(gateway, tenant, questions(3), "some")).json()
+    document.check("/v1/batches", await submit(gateway, tenant, questions(3), "some"))
+    await gateway.database.execute(
+        "SELECT runtime.cancel(t.id, $2, 'pro') FROM unnest($1::uuid[]) t (id)",
+        [UUID(task["id"]) for task in batch["tasks"]],
+        tenant.id,
+    )
+    document.check(own, await client.get(batch["links"]["self"], headers=tenant.headers))
+    for name in ("results", "events"):
+        document.check(f"{own}/{name}", await client.get(batch["links"][name], headers=tenant.headers))
+    document.check(f"{own}/cancel", await client.post(batch["links"]["cancel"], headers=tenant.headers))
+    document.check("/v1/tasks/cancel", await client.post("/v1/tasks/cancel", json={}, headers=tenant.headers))
+    cancel = await client.post(f"/v1/admin/tenants/{tenant.id}/cancel", json={"status": "queued"}, headers=_ADMIN)
+    document.check("/v1/admin/tenants/{tenant_id}/cancel", cancel)
+    document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=_ADMIN))
+    emptied = f"/api/queues/{stage.name}/{lane('pro')}/contents"
+    with full(stage, "pro", 5), stage.management() as broker:
+
+        async def in_part() -> list[httpx2.Response]:
+            assert broker.delete(emptied).is_success
+            response = await submit(gateway, tenant, questions(100))
+            return [response] if response.status_code == 207 else []
+
+        (partly,) = await eventually(in_part)
+    document.check("/v1/batches", partly)
 
 
 async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:

@@ -7,6 +7,7 @@ that finishes a task (or the gateway that cancels one before it ran) removes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from common.pipelining import Pipelined
@@ -32,4 +33,9 @@ def record_key(tenant_id: UUID, task_id: UUID) -> str:
 
 async def release(redis: Pipelined, tenant_id: UUID, task_id: UUID, priority: int) -> None:
     """The task has ended: it no longer counts. Doing it again changes nothing. Raises `CacheUnavailable`."""
-    await redis.execute("ZREM", outstanding_key(tenant_id, priority), str(task_id))
+    await release_each(redis, tenant_id, (task_id,), priority)
+
+
+async def release_each(redis: Pipelined, tenant_id: UUID, task_ids: Iterable[UUID], priority: int) -> None:
+    """As `release`, of many tasks with this priority. Raises `CacheUnavailable`."""
+    await redis.execute("ZREM", outstanding_key(tenant_id, priority), *map(str, task_ids))

@@ -24,7 +24,8 @@ from agent_worker.providers.openai import client as openai_client
 from agent_worker.providers.openai_chat import OpenAIChat
 from agent_worker.providers.openai_responses import OpenAIResponses
 from agent_worker.providers.scripted import Scripted
-from agent_worker.repository import RunRepository
+from agent_worker.reporting import report_forever, retire
+from agent_worker.repository import RunRepository, WorkerReports
 from agent_worker.resilience.retry import Retry
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name
@@ -122,13 +123,16 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                     consumers[tier] = await lanes.enter_async_context(
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
+                reports = WorkerReports(pool, settings.postgres.timeout)
                 filling = [
                     asyncio.create_task(dispatcher.run(), name="lending"),
                     asyncio.create_task(keeper.run(), name="pauses"),
+                    asyncio.create_task(report_forever(reports, equipment.worker, slots), name="reporting"),
                 ]
                 lanes.push_async_callback(stop, *filling)
                 await until_stopped(stopping, *filling, *tasks)
                 await stop(*filling)
+                await retire(reports, equipment.worker)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
                 closing = (consumer.close() for consumer in consumers.values())
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)

@@ -23,7 +23,7 @@ from agent_worker.run import Acquired, Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.tools.base import Toolbox
-from common import streams
+from common import batches, streams
 from common.admission import release
 from common.catalogue import Agent, Catalogue, Model
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
@@ -84,6 +84,7 @@ class Runner:
             # It comes again when it is woken: the slot is free at once.
             await self._tell_parked(task, found)
             return Disposition.DONE
+        await self._ring(task)
         log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
         refusal = self._refusal(task, found)
         finished = await (self._refuse(task, found, log, refusal) if refusal else self._execute(task, found, log))
@@ -246,10 +247,17 @@ class Runner:
                 stable_id=f"{task.task_id}:{finished.fence}:finished",
             )
         )
+        await self._ring(task)
         try:
             await release(self._equipment.redis, task.tenant_id, task.task_id, task.priority)
         except CacheUnavailable as error:
             _log.info("admission.release_failed", error=str(error))  # it expires by itself
+
+    async def _ring(self, task: TaskSubmitted) -> None:
+        """Tell those who follow the task's batch to look. Unheard they look all the same, later."""
+        if task.batch is not None:
+            with contextlib.suppress(CacheUnavailable):
+                await batches.ring(self._equipment.redis, task.tenant_id, task.batch.id)
 
 
 def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:

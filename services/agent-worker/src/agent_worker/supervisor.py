@@ -6,7 +6,7 @@ A run lives here and not in the broker's callback, which is cancelled with its c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 import structlog
@@ -17,7 +17,7 @@ from agent_worker.repository import Obstacle, RunRepository
 from agent_worker.run import Run, StopReason
 from agent_worker.runner import Runner
 from agent_worker.telemetry import processing
-from common.contracts import CancelRequested, Contract, TaskSubmitted
+from common.contracts import CancelRequested, CancelsRequested, Contract, TaskSubmitted
 from common.errors import DecodeError, StoreUnavailable
 from common.messaging.settlement import Delivery, Disposition
 
@@ -106,8 +106,15 @@ class Supervisor:
 
     def hear(self, contract: Contract) -> None:
         """A message on `control`."""
-        if isinstance(contract, CancelRequested) and contract.task_id in self._runs:
-            self._runs[contract.task_id].stop(StopReason.CANCELLED)
+        if isinstance(contract, CancelRequested):
+            self._cancel((contract.task_id,))
+        elif isinstance(contract, CancelsRequested):
+            self._cancel(contract.task_ids)
+
+    def _cancel(self, task_ids: Iterable[UUID]) -> None:
+        for task_id in task_ids:
+            if task_id in self._runs:
+                self._runs[task_id].stop(StopReason.CANCELLED)
 
     def park(self, obstacle: Callable[[TaskSubmitted], Obstacle | None]) -> None:
         """Stop and park the runs of all tasks that have an obstacle."""

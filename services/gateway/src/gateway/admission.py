@@ -26,8 +26,8 @@ from gateway.principals import Principal
 _log = structlog.get_logger(__name__)
 
 NEUTRAL_LEVEL = 15
-_KEYED_SECONDS = 86_400
-_UNKEYED_SECONDS = 3_600
+KEYED_SECONDS = 86_400
+UNKEYED_SECONDS = 3_600
 _LOCAL_BUCKETS = 10_000
 
 # KEYS: bucket, record, then the outstanding tasks of priorities 0 to 9.
@@ -176,7 +176,7 @@ class Admission:
     async def admit(self, principal: Principal, candidate: Candidate) -> Decision:
         """Decide. Never raises: without Redis the decision is this process's own."""
         tenant = principal.tenant_id
-        rate, *outstanding = _tenant_keys(tenant)
+        rate, *outstanding = tenant_keys(tenant)
         keys = [rate, record_key(tenant, candidate.task_id), *outstanding]
         try:
             answer = await self._redis.run(
@@ -190,7 +190,7 @@ class Admission:
                     candidate.request_hash,
                     candidate.owner,
                     candidate.answer,
-                    _KEYED_SECONDS if candidate.keyed else _UNKEYED_SECONDS,
+                    KEYED_SECONDS if candidate.keyed else UNKEYED_SECONDS,
                     candidate.outstanding_seconds,
                 ],
             )
@@ -198,6 +198,10 @@ class Admission:
             _log.info("admission.local", error=repr(error))
             return self._local.take(principal)
         return _decision(answer, principal)
+
+    def alone(self, principal: Principal, tasks: int) -> Decision:
+        """The decision on so many tasks at once without Redis."""
+        return self._local.take(principal, tasks)
 
     async def undo(self, principal: Principal, candidate: Candidate) -> None:
         """Take an admission back, whose publish was not confirmed. Best effort: what stays behind expires."""
@@ -216,13 +220,13 @@ class Admission:
         """Remember that a keyed task was confirmed: from now on a retry is answered without publishing."""
         key = record_key(principal.tenant_id, candidate.task_id)
         try:
-            await self._redis.run(self._accept, [key], [candidate.request_hash, answer, _KEYED_SECONDS])
+            await self._redis.run(self._accept, [key], [candidate.request_hash, answer, KEYED_SECONDS])
         except CacheUnavailable as error:
             _log.info("admission.not_recorded", task_id=str(candidate.task_id), error=repr(error))
 
 
 @lru_cache(maxsize=4096)
-def _tenant_keys(tenant: UUID) -> tuple[str, ...]:
+def tenant_keys(tenant: UUID) -> tuple[str, ...]:
     """The bucket's key, then those of the outstanding tasks: the same text for every request of a tenant."""
     return (rate_key(tenant), *(outstanding_key(tenant, priority) for priority in PRIORITIES))
 
@@ -244,20 +248,19 @@ class _LocalRates:
         self._replicas = replicas
         self._buckets: OrderedDict[UUID, tuple[float, float]] = OrderedDict()
 
-    def take(self, principal: Principal) -> Decision:
-        """One request from the tenant's bucket."""
+    def take(self, principal: Principal, tasks: int = 1) -> Decision:
+        """So many tasks from the tenant's bucket: of one that is not empty, though they be more than it holds."""
         rate = max(1.0, principal.requests_per_minute / self._replicas)
         now = monotonic()
         tokens, at = self._buckets.pop(principal.tenant_id, (rate, now))
         tokens = min(rate, tokens + (now - at) * rate / 60)
         allowed = tokens >= 1
-        self._buckets[principal.tenant_id] = (tokens - 1 if allowed else tokens, now)
+        self._buckets[principal.tenant_id] = (tokens - tasks if allowed else tokens, now)
         while len(self._buckets) > _LOCAL_BUCKETS:
             self._buckets.popitem(last=False)
         if not allowed:
             wait = math.ceil((1 - tokens) * 60_000 / rate)
             return Decision(Outcome.RATE_LIMITED, 0, principal.requests_per_minute, 0, wait, recorded=False)
-        full = math.ceil((rate - tokens + 1) * 60_000 / rate)
-        return Decision(
-            Outcome.ADMITTED, NEUTRAL_LEVEL, principal.requests_per_minute, int(tokens - 1), full, recorded=False
-        )
+        full = math.ceil((rate - tokens + tasks) * 60_000 / rate)
+        left = max(0, int(tokens - tasks))
+        return Decision(Outcome.ADMITTED, NEUTRAL_LEVEL, principal.requests_per_minute, left, full, recorded=False)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import uuid4
 
 from starlette.types import ASGIApp
@@ -15,23 +16,34 @@ from common.catalogue import load_catalogue
 from common.health import Advisory, Check
 from common.lifecycle import stop
 from common.messaging.connection import Broker
-from common.messaging.consumer import hearing_control
+from common.messaging.consumer import depth, hearing_control
 from common.messaging.publisher import RabbitPublisher, publisher
 from common.messaging.topology import GATEWAY
 from common.pipelining import Pipelined
 from gateway.admission import Admission
 from gateway.app import application
 from gateway.background import Background
+from gateway.batch_admission import BatchAdmission
+from gateway.batch_publishing import BatchPublisher
+from gateway.batch_records import Batches
+from gateway.batch_streams import BatchStreams
+from gateway.batch_submission import BatchSubmissions
+from gateway.cancellation_records import CancellationRecords
 from gateway.cancelling import Cancellations
+from gateway.cancelling_many import CancellationsOfMany
 from gateway.database import Database
 from gateway.hub import Hub
 from gateway.identities import Identities
+from gateway.lane_records import LaneRecords
+from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
 from gateway.metrics import Metrics
 from gateway.pausing import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.routes import admin, pauses, streams, tasks, usage
+from gateway.routes import admin, cancels, pauses, streams, tasks, usage
+from gateway.routes import batches as batches_routes
+from gateway.routes.lanes import showing_lanes
 from gateway.settings import Settings
 from gateway.streams import Pace, Streams
 from gateway.submission import Submissions
@@ -80,16 +92,35 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         stack.push_async_callback(stop, listening)
         followed = Streams(state, hub, store, metrics, pace)
         cancellations = Cancellations(store, records, sender, pipelined)
+        admission = Admission(pipelined, settings.http.replicas)
         submissions = Submissions(
             catalogue=catalogue,
             principals=principals,
-            admission=Admission(pipelined, settings.http.replicas),
+            admission=admission,
             publisher=sender,
             tasks=store,
             background=background,
             metrics=metrics,
             tracing=tracing,
         )
+        batches = Batches(database, pipelined)
+        many = CancellationsOfMany(CancellationRecords(database), sender, pipelined)
+        batch_submissions = BatchSubmissions(
+            catalogue=catalogue,
+            principals=principals,
+            single=submissions,
+            admission=BatchAdmission(pipelined, admission),
+            publisher=BatchPublisher(sender, tracing),
+            batches=batches,
+            tasks=store,
+            background=background,
+            metrics=metrics,
+            tracing=tracing,
+        )
+        lane_records = LaneRecords(database)
+        lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
+        watching = asyncio.create_task(watch_forever(lanes, lane_records, metrics), name="lanes")
+        stack.push_async_callback(stop, watching)
         admin_key = settings.admin_key.get_secret_value() if settings.admin_key else None
         administration = admin.Administration(admin_key, principals, sender)
         app = application(
@@ -97,12 +128,19 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 tasks.submitting(submissions),
                 streams.chatting(submissions, followed, cancellations, background),
                 tasks.listing(principals, store),
-                tasks.reading(principals, store, records),
+                tasks.reading(principals, store, records, lanes),
+                cancels.cancelling_many(principals, many),
                 tasks.cancelling(principals, cancellations),
                 streams.following(principals, store, records, followed),
+                batches_routes.submitting_batches(batch_submissions),
+                batches_routes.reading_batches(principals, batches),
+                batches_routes.following_batches(principals, batches, BatchStreams(hub, batches, metrics)),
+                batches_routes.cancelling_batches(principals, batches, many),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
+                cancels.cancelling_for_tenants(administration, identities, many),
+                showing_lanes(administration, lanes),
                 admin.users(administration, identities, catalogue.tier_names),
             ],
             _checks(draining, sender, database, state),
@@ -110,7 +148,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             simulated=settings.simulated,
         )
         guarded = Guard(app, metrics, simulated=settings.simulated)
-        yield Gateway(guarded, hub, (listening,), draining)
+        yield Gateway(guarded, hub, (listening, watching), draining)
 
 
 def _checks(

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.batch_documents import BatchSubmitted
+from gateway.batch_schemas import MOST_TASKS
 from gateway.documents import ProblemDocument, Submitted
 from gateway.problems import KINDS, MEDIA_TYPE, Kind
 from gateway.schemas import EXAMPLES, TaskRequest
@@ -90,6 +92,67 @@ def task_body() -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": _inlined(TaskRequest), "examples": EXAMPLES}},
         },
+    }
+
+
+_BATCH_ID = {"name": "batch_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+def batch_body() -> dict[str, Any]:
+    """The `openapi_extra` of the route that reads a batch by itself."""
+    task = _inlined(TaskRequest)
+    defaults = {**task, "required": [], "description": "fields for all tasks that do not have them"}
+    schema = {
+        "type": "object",
+        "required": ["tasks"],
+        "additionalProperties": False,
+        "properties": {
+            "tasks": {"type": "array", "minItems": 1, "maxItems": MOST_TASKS, "items": task},
+            "defaults": defaults,
+        },
+    }
+    extra = task_body()
+    extra["requestBody"]["content"]["application/json"] = {"schema": schema, "examples": _BATCHES}
+    return extra
+
+
+_BATCHES = {
+    "questions": {
+        "summary": "Three questions of one order",
+        "value": {
+            "defaults": {"agent": "default", "metadata": {"order": "4711"}},
+            "tasks": [{"input": "What is AI?"}, {"input": "What is a lane?"}, {"input": "Why?", "priority": 9}],
+        },
+    },
+}
+
+
+def batch_receipt_responses() -> dict[int | str, dict[str, Any]]:
+    """The `responses` to a batch and to its repetition."""
+    headers = _RECEIPT_HEADERS | {"Location": _header("the batch")}
+    said = {"model": BatchSubmitted, "headers": headers}
+    return {
+        202: said | {"description": "Every task is safe"},
+        200: said | {"description": "The same batch as before, and every task is safe"},
+        207: said | {"description": "Some tasks are safe: `tasks` says which", "headers": headers | _RETRY},
+    }
+
+
+def batch_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a batch's id by itself."""
+    return {"parameters": [_BATCH_ID]}
+
+
+def batch_stream_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of the route that streams a batch."""
+    resume = "the id of the last event that was seen: it says what its client has been told"
+    schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]*$", "maxLength": 400}
+    return {
+        "parameters": [
+            _BATCH_ID,
+            {"name": "Last-Event-ID", "in": "header", "description": resume, "schema": schema},
+            {"name": "last_event_id", "in": "query", "description": resume, "schema": schema},
+        ]
     }
 
 

@@ -11,14 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.contracts.runs import Status
 from gateway.pausing import Scope
 
-_MONEY = Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["0.000123"], description="US dollars, exact")
+MONEY = Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["0.000123"], description="US dollars, exact")
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """One that has what it says, and nothing else."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Links(_Document):
+class Links(Document):
     """Where a client goes on."""
 
     self: str
@@ -26,7 +28,7 @@ class Links(_Document):
     cancel: str
 
 
-class Submitted(_Document):
+class Submitted(Document):
     """A task that was accepted."""
 
     id: UUID
@@ -37,14 +39,14 @@ class Submitted(_Document):
     links: Links
 
 
-class TaskError(_Document):
+class TaskError(Document):
     """Why a task has not completed."""
 
     type: str = Field(description="stable, for programs")
     message: str
 
 
-class Parked(_Document):
+class Parked(Document):
     """What a task waits for, without taking up a slot."""
 
     reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key"])
@@ -52,7 +54,7 @@ class Parked(_Document):
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
 
 
-class Task(_Document):
+class Task(Document):
     """A task as it is now. What its submission said of it is absent until it is recorded, a moment after."""
 
     id: UUID
@@ -66,6 +68,12 @@ class Task(_Document):
     created_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    position: int | None = Field(
+        default=None, description="estimate: about how many of the lane go first; null unless it is queued, or unknown"
+    )
+    estimated_start: datetime | None = Field(
+        default=None, description="estimate, from the lane's recent pace; null where there is none to reckon with"
+    )
     queued_ms: int | None
     duration_ms: int | None
     attempts: int
@@ -75,25 +83,51 @@ class Task(_Document):
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")
     steps: int | None
-    cost_usd: str | None = _MONEY
+    cost_usd: str | None = MONEY
     links: Links
 
 
-class TaskPage(_Document):
+class TaskPage(Document):
     """Some tasks, newest first."""
 
     items: list[Task]
     next_cursor: str | None = Field(description="where the next page begins; null on the last")
 
 
-class Cancelled(_Document):
+class Lane(Document):
+    """A lane, and who serves it."""
+
+    lane: str
+    tier: str
+    queued: int = Field(description="recorded tasks that nobody has begun")
+    running: int
+    parked: int
+    work: int = Field(description="queued, running and parked: what to scale workers by")
+    oldest_seconds: float
+    starts_per_second: float = Field(description="of the last minute")
+    workers: int = Field(description="that have reported within the last seconds")
+    slots: int
+    slots_free: int = Field(description="tasks of this lane that could begin now; what lanes may borrow each counts")
+    ready: int | None = Field(description="messages in the queue; null where the broker does not tell")
+    consumers: int | None
+    unserved: bool = Field(description="it has work, and nobody serves it")
+    as_of: datetime
+
+
+class LaneList(Document):
+    """All lanes, best tier first."""
+
+    items: list[Lane]
+
+
+class Cancelled(Document):
     """What is true of a task that was to be cancelled."""
 
     id: UUID
     status: Literal["cancelled", "cancelling", "completed", "failed", "expired"]
 
 
-class UsageTotals(_Document):
+class UsageTotals(Document):
     """Model calls, their tokens, and what they cost."""
 
     calls: int
@@ -103,7 +137,7 @@ class UsageTotals(_Document):
     cache_write_1h_tokens: int
     output_tokens: int
     reasoning_tokens: int
-    cost_usd: str = _MONEY
+    cost_usd: str = MONEY
 
 
 class UsageRow(UsageTotals):
@@ -114,7 +148,7 @@ class UsageRow(UsageTotals):
     model: str
 
 
-class UsageReport(_Document):
+class UsageReport(Document):
     """Usage in a period, both days included."""
 
     from_: date = Field(alias="from")
@@ -123,7 +157,7 @@ class UsageReport(_Document):
     totals: UsageTotals
 
 
-class Tenant(_Document):
+class Tenant(Document):
     """A tenant that was made."""
 
     id: UUID
@@ -131,7 +165,7 @@ class Tenant(_Document):
     plan: str
 
 
-class Key(_Document):
+class Key(Document):
     """An API key, shown this once."""
 
     key_id: str
@@ -139,7 +173,7 @@ class Key(_Document):
     tenant_id: UUID
 
 
-class User(_Document):
+class User(Document):
     """A user with a tier of its own."""
 
     tenant_id: UUID
@@ -147,7 +181,7 @@ class User(_Document):
     tier: str
 
 
-class Pause(_Document):
+class Pause(Document):
     """Work that an operator has stopped."""
 
     scope: Scope
@@ -158,7 +192,7 @@ class Pause(_Document):
     set_at: datetime
 
 
-class PauseLogEntry(_Document):
+class PauseLogEntry(Document):
     """Who paused or resumed what."""
 
     at: datetime
@@ -169,22 +203,23 @@ class PauseLogEntry(_Document):
     reason: str
 
 
-class Pauses(_Document):
+class Pauses(Document):
     """What is paused now, the oldest first; and the log, the newest first."""
 
     pauses: list[Pause]
     log: list[PauseLogEntry]
 
 
-class InvalidField(_Document):
+class InvalidField(Document):
     """One thing that is wrong with a request."""
 
+    index: int | None = Field(default=None, description="of the item, in a body of many")
     field: str
     pointer: str | None = Field(default=None, description="RFC 6901, into the body; absent for headers and parameters")
     reason: str
 
 
-class ProblemDocument(_Document):
+class ProblemDocument(Document):
     """RFC 9457."""
 
     type: str = Field(description="stable, for programs")

@@ -32,7 +32,18 @@ def install(app: FastAPI) -> None:
 
 def invalid(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """The problem for pydantic's errors in a body: a pointer and a reason for each field, at most 20 of them."""
-    return _listed([_field(_parts(error["loc"]), _reason(error)) for error in list(errors)[:20]])
+    return _listed([_field(parts, reason) for parts, reason in reasons(list(errors)[:20])])
+
+
+def reasons(errors: Iterable[Mapping[str, Any]]) -> list[tuple[list[str], str]]:
+    """Pydantic's errors in a body, as the path to each field and what is wrong with it."""
+    return [(_parts(error["loc"]), _reason(error)) for error in errors]
+
+
+def invalid_items(items: Sequence[tuple[int | None, Sequence[str], str]], total: str) -> Problem:
+    """The problem for a body of many items: for each error the item's index, the path to the field, and the reason."""
+    listed = [({} if index is None else {"index": index}) | _field(path, reason) for index, path, reason in items]
+    return problems.INVALID.problem(total, errors=listed)
 
 
 def invalid_field(field: str, reason: str) -> Problem:

@@ -14,6 +14,7 @@ from gateway.keys import ApiKey
 _LOOK_UP_SECONDS = 1.0
 
 _PRINCIPAL = "SELECT * FROM identity.principal($1)"
+_HAS_TENANT = "SELECT EXISTS (SELECT FROM identity.tenants WHERE tenant_id = $1)"
 _USER_TIER = "SELECT tier FROM identity.users WHERE user_id = $1"
 _INSERT_TENANT = "INSERT INTO identity.tenants (tenant_id, name, plan) VALUES ($1, $2, $3)"
 _INSERT_KEY = "INSERT INTO identity.api_keys (key_id, tenant_id, secret_hash, name) VALUES ($1, $2, $3, $4)"
@@ -68,6 +69,14 @@ class Identities:
         async with self._database.as_tenant(tenant_id) as connection:
             tier: str | None = await connection.fetchval(_USER_TIER, user_id)
             return tier
+
+    async def has_tenant(self, tenant_id: UUID) -> bool:
+        """Whether there is such a tenant."""
+        return await self._database.within(self._has_tenant(tenant_id))
+
+    async def _has_tenant(self, tenant_id: UUID) -> bool:
+        async with self._database.as_tenant(tenant_id) as connection:
+            return bool(await connection.fetchval(_HAS_TENANT, tenant_id))
 
     async def add_tenant(self, tenant_id: UUID, name: str, plan: str) -> bool:
         """False where there is no such plan."""

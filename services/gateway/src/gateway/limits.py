@@ -9,6 +9,8 @@ from gateway.metrics import Metrics
 from gateway.problems import Problem, render
 
 MAX_BODY = 128 * 1024
+MAX_BATCH_BODY = 8 * 1024 * 1024
+_LARGER = {"/v1/batches": MAX_BATCH_BODY}
 _SIMULATED = (b"x-laneway-simulated", b"true")
 
 
@@ -36,10 +38,11 @@ class Guard:
             await send(message)
 
         try:
-            if _announced(scope) > MAX_BODY:
-                await render(_too_large(), scope["path"])(scope, receive, sending)
+            limit = _LARGER.get(scope["path"], MAX_BODY)
+            if _announced(scope) > limit:
+                await render(_too_large(limit), scope["path"])(scope, receive, sending)
                 return
-            await self._app(scope, _Counting(receive).receive, sending)
+            await self._app(scope, _Counting(receive, limit).receive, sending)
         finally:
             route = scope.get("route")
             self._metrics.requests.labels(getattr(route, "path", "unknown"), str(status)).inc()
@@ -48,18 +51,19 @@ class Guard:
 class _Counting:
     """A body whose length nobody announced, read no further than it may be long."""
 
-    __slots__ = ("_receive", "_size")
+    __slots__ = ("_limit", "_receive", "_size")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
+        self._limit = limit
         self._size = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
-            if self._size > MAX_BODY:
-                raise _too_large()
+            if self._size > self._limit:
+                raise _too_large(self._limit)
         return message
 
 
@@ -70,6 +74,6 @@ def _announced(scope: Scope) -> int:
     return 0
 
 
-def _too_large() -> Problem:
+def _too_large(limit: int) -> Problem:
     # What is still on its way is not read: the connection ends with the answer.
-    return problems.TOO_LARGE.problem(f"The body is larger than {MAX_BODY} bytes.", headers={"Connection": "close"})
+    return problems.TOO_LARGE.problem(f"The body is larger than {limit} bytes.", headers={"Connection": "close"})

@@ -37,7 +37,7 @@ class Kind:
         detail: str,
         *,
         headers: Mapping[str, str] | None = None,
-        errors: Sequence[Mapping[str, str]] | None = None,
+        errors: Sequence[Mapping[str, Any]] | None = None,
     ) -> Problem:
         """An error of this kind, to be raised."""
         return Problem(self, detail, dict(headers or {}), errors)
@@ -47,7 +47,7 @@ class Problem(Exception):
     """A request that is answered with a problem document."""
 
     def __init__(
-        self, kind: Kind, detail: str, headers: Mapping[str, str], errors: Sequence[Mapping[str, str]] | None
+        self, kind: Kind, detail: str, headers: Mapping[str, str], errors: Sequence[Mapping[str, Any]] | None
     ) -> None:
         super().__init__(detail)
         self.kind = kind

@@ -14,10 +14,7 @@ _KEY_LENGTH = 200
 
 async def read_task(request: Request) -> TaskRequest:
     """The checked body of a submission. Raises `Problem`."""
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise problems.UNSUPPORTED_MEDIA.problem(problems.UNSUPPORTED_MEDIA.detail)
-    body = await request.body()
+    body = await json_body(request)
     try:
         return TASK_REQUEST.validate_json(body)
     except ValidationError as error:
@@ -25,6 +22,14 @@ async def read_task(request: Request) -> TaskRequest:
         if details[0]["type"] == "json_invalid":
             raise problems.INVALID.problem("The body is not JSON.") from error
         raise invalid(details) from error
+
+
+async def json_body(request: Request) -> bytes:
+    """The body of a request that says that it is JSON. Raises `Problem`."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise problems.UNSUPPORTED_MEDIA.problem(problems.UNSUPPORTED_MEDIA.detail)
+    return await request.body()
 
 
 def idempotency_key(request: Request) -> str | None:

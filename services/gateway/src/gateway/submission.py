@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 # The client hears something within 3 s, whatever is down.
 _DEADLINE_SECONDS = 2.7
 
-_NOTHING = "Nothing was accepted: a retry is safe."
+NOTHING = "Nothing was accepted: a retry is safe."
 _UNKNOWN = "The task may have been accepted: retry with the same Idempotency-Key, and it is the same task."
 
 
@@ -78,7 +78,7 @@ class Submissions:
         """Take the task of a request in; `streamed`: its client waits for it. Raises `Problem`."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        async with _within(_DEADLINE_SECONDS, at_deadline=_NOTHING):
+        async with within(_DEADLINE_SECONDS, at_deadline=NOTHING):
             principal = await self._principals.authenticate(request.headers.get("authorization"))
         left = _DEADLINE_SECONDS - (clock() - began)
         key = idempotency_key(request)
@@ -87,12 +87,12 @@ class Submissions:
         if streamed and asked.not_before is not None:
             raise invalid_field("not_before", "is for tasks that nobody waits for: submit it to /v1/tasks")
         with self._tracing.receiving(request.headers):
-            async with _within(left, at_deadline=_UNKNOWN):
+            async with within(left, at_deadline=_UNKNOWN):
                 return await self._submit(principal, asked, key)
 
     async def _submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
         check_catalogue(request, self._catalogue)
-        tier = await self._tier(principal, request)
+        tier = await self.tier(principal, request)
         if not self._publisher.ready:
             raise BrokerUnavailable("RabbitMQ is not connected")
         ticket = ticket_for(principal.tenant_id, request, tier, key)
@@ -104,9 +104,10 @@ class Submissions:
             return await self._publish_again(principal, ticket, decision, decision.answer)
         if decision.outcome is Outcome.REPEATED:
             return _receipt(ticket, decision, 200, decision.answer)
-        raise _refusal(decision, principal)
+        raise refusal(decision, principal)
 
-    async def _tier(self, principal: Principal, request: TaskRequest) -> str:
+    async def tier(self, principal: Principal, request: TaskRequest) -> str:
+        """The tier that a task gets. Raises `Problem` where it asks for one that it may not have."""
         own = await self._principals.tier(principal, request.user_id)
         if request.tier is None:
             return own
@@ -203,14 +204,15 @@ class Submissions:
 
 
 @asynccontextmanager
-async def _within(seconds: float, *, at_deadline: str) -> AsyncIterator[None]:
+async def within(seconds: float, *, at_deadline: str) -> AsyncIterator[None]:
+    """A part of a submission that has a deadline. Raises `Problem`, with what is true then of what was asked."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise problems.unavailable(at_deadline) from error
     except Unavailable as error:
-        raise problems.unavailable(_NOTHING) from error
+        raise problems.unavailable(NOTHING) from error
 
 
 def _receipt(ticket: Ticket, decision: Decision, status: int, body: bytes) -> Receipt:
@@ -219,7 +221,8 @@ def _receipt(ticket: Ticket, decision: Decision, status: int, body: bytes) -> Re
     return Receipt(ticket.tenant_id, ticket.task_id, status, body, headers)
 
 
-def _refusal(decision: Decision, principal: Principal) -> problems.Problem:
+def refusal(decision: Decision, principal: Principal) -> problems.Problem:
+    """The problem for what admission did not let in."""
     headers = decision.headers() | {"Retry-After": str(decision.reset_seconds)}
     if decision.outcome is Outcome.CONFLICT:
         return problems.CONFLICT.problem(problems.CONFLICT.detail)

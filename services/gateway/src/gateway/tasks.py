@@ -26,17 +26,18 @@ WHERE t.task_id = $1
 
 # What is charged is told once every call of a finished task is accounted for. A hold in doubt is not waited for: its
 # worker died in the call, and unless the record turns up after all the platform pays for it.
-_VIEW = """
+VIEW = """
 SELECT q.task_id, coalesce(t.tenant_id, r.tenant_id) AS tenant_id,
        coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
-       t.user_id, t.priority, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message, t.usage,
+       t.user_id, t.priority, t.level, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message,
+       t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
        w.reason AS parked_reason, w.wake_at AS parked_until, nullif(w.key, '') AS parked_key,
        (SELECT coalesce(sum(u.charge), 0) FROM billing.usage u WHERE u.task_id = q.task_id) AS charged,
        EXISTS (SELECT FROM billing.holds h WHERE h.task_id = q.task_id AND h.state = 'open') AS unsettled
 """
-_ONE = f"""{_VIEW}
+_ONE = f"""{VIEW}
 FROM (SELECT $1::uuid AS task_id) q
 LEFT JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
@@ -44,7 +45,7 @@ LEFT JOIN runtime.parked w ON w.task_id = q.task_id
 WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
 """
 # Both reads look at the true end first: the run may have ended before that was recorded.
-_PAGE = f"""{_VIEW}
+_PAGE = f"""{VIEW}
 FROM history.tasks q JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
 LEFT JOIN runtime.parked w ON w.task_id = q.task_id
@@ -55,7 +56,7 @@ ORDER BY q.submitted_at DESC, q.task_id DESC LIMIT $5
 """
 # Of one status: what is recorded with it, and of what is recorded as queued that whose run has it. Each part has its
 # index, so that a status which is rare is not looked for among all the others.
-_PAGE_OF_STATUS = f"""{_VIEW}
+_PAGE_OF_STATUS = f"""{VIEW}
 FROM (
   (SELECT task_id, submitted_at FROM history.tasks
    WHERE status = $3::text AND status <> 'queued' AND submitted_at IS NOT NULL
@@ -82,6 +83,7 @@ WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
 """
 _CANCEL = "SELECT status, fence, decided FROM runtime.cancel($1, $2, $3)"
 _REFUSE = "SELECT runtime.refuse($1, $2, $3, $4, $5)"
+_REFUSE_EACH = "SELECT runtime.refuse_each($1, $2, $3, $4, $5)"
 _EVENTS = """
 SELECT fence, seq, type, at, data FROM history.events
 WHERE task_id = $1 AND (fence, seq) > ($2, $3) AND at BETWEEN $5 AND $6 ORDER BY fence, seq LIMIT $4
@@ -207,6 +209,12 @@ class Tasks:
         """End a task that its lane refused, unless it has a run all the same."""
         arguments = (end.task_id, tenant_id, end.tier, end.encode(), end.finished_at)
         await self._database.within(self._row(tenant_id, _REFUSE, *arguments))
+
+    async def refuse_each(self, tenant_id: UUID, ends: Sequence[RunFinished]) -> None:
+        """As `refuse`, of many tasks at once."""
+        tasks, tiers, outcomes = zip(*((end.task_id, end.tier, end.encode()) for end in ends), strict=True)
+        arguments = (tasks, tenant_id, tiers, outcomes, ends[0].finished_at)
+        await self._database.within(self._row(tenant_id, _REFUSE_EACH, *arguments))
 
     async def events(
         self, tenant_id: UUID, task_id: UUID, after: EventId, limit: int, state: State | None

@@ -15,6 +15,7 @@ from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.identifiers import task_id
 from common.contracts.runs import RunError, ended_before_it_began
+from common.contracts.tasks import BatchPlace
 from common.messaging.topology import lane
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
@@ -31,6 +32,7 @@ class Ticket:
     key: str | None
     at: datetime
     candidate: Candidate
+    batch: BatchPlace | None = None
 
     @property
     def task_id(self) -> UUID:
@@ -76,6 +78,7 @@ class Ticket:
             concurrency_key=asked.concurrency_key,
             concurrency_limit=asked.concurrency_limit,
             metadata=asked.metadata,
+            batch=self.batch,
             idempotency_key=self.key,
             request_hash=self.candidate.request_hash,
             submitted_at=self.at,

@@ -20,6 +20,7 @@ from persister import dead_letters, handlers
 from persister.burial import bury_forever
 from persister.partitions import keep_partitions
 from persister.settings import PersisterSettings
+from persister.sweeping import sweep_forever
 from persister.waker import Waker
 
 _REDIS_CONNECTIONS = 2
@@ -59,6 +60,7 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
             "burial": bury_forever(pool, timeout),
             "waker": waker.run(),
             "partitions": keep_partitions(pool, timeout),
+            "sweeping": sweep_forever(pool, timeout),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
         checks: dict[str, Check] = {

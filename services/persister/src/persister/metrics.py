@@ -17,6 +17,7 @@ PARKED = Gauge("laneway_persister_parked_runs", "Runs that wait without a slot",
 OLDEST_READY = Gauge(
     "laneway_persister_oldest_ready_seconds", "How long a run has been ready to go on without being taken from its lane"
 )
+CANCELLED = Counter("laneway_persister_cancelled_tasks", "Tasks that a cancel of many reached by way of the persister")
 
 BATCH_MESSAGES = Histogram(
     "laneway_persister_batch_messages", "Messages in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

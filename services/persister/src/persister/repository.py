@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
-  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
+  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
+  level, batch_id, batch_index, batch_size)
 SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
   r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at, r.deadline_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
-  r.started_at, r.finished_at
+  r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
   $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
   $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
-  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[])
+  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
-  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at)
+  status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
+  level, batch_id, batch_index, batch_size)
 ORDER BY r.task_id
 ON CONFLICT (task_id) DO UPDATE SET
   user_id = coalesce(t.user_id, excluded.user_id),
@@ -50,6 +52,10 @@ ON CONFLICT (task_id) DO UPDATE SET
   request_hash = coalesce(t.request_hash, excluded.request_hash),
   submitted_at = coalesce(t.submitted_at, excluded.submitted_at),
   deadline_at = coalesce(t.deadline_at, excluded.deadline_at),
+  level = coalesce(t.level, excluded.level),
+  batch_id = coalesce(t.batch_id, excluded.batch_id),
+  batch_index = coalesce(t.batch_index, excluded.batch_index),
+  batch_size = coalesce(t.batch_size, excluded.batch_size),
   status = CASE WHEN t.status = 'queued' THEN excluded.status ELSE t.status END,
   output = CASE WHEN t.status = 'queued' THEN excluded.output ELSE t.output END,
   error_type = CASE WHEN t.status = 'queued' THEN excluded.error_type ELSE t.error_type END,
@@ -140,6 +146,10 @@ SELECT runtime.expire(r.task_id, r.tenant_id, r.tier, r.outcome, r.finished_at)
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::timestamptz[])
   WITH ORDINALITY AS r (task_id, tenant_id, tier, outcome, finished_at, n) ORDER BY r.n
 """
+
+CANCEL_RECORDED = "SELECT runtime.cancel_recorded($1)"
+NEXT_CANCELLATION = "SELECT runtime.next_cancellation()"
+SWEEP = "SELECT count(*) FROM runtime.sweep($1, $2)"
 
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
@@ -239,6 +249,24 @@ async def expire(connection: Connection, ends: Sequence[RunFinished]) -> list[bo
     """Decide these ends, in the order of their tasks; of each whether it was, or the task had begun or ended."""
     columns = zip(*((e.task_id, e.tenant_id, e.tier, e.encode(), e.finished_at) for e in ends), strict=True)
     return [bool(row[0]) for row in await connection.fetch(EXPIRE, *columns)]
+
+
+async def cancel_recorded(connection: Connection, task_ids: Sequence[UUID]) -> int:
+    """Cancel those of the tasks, now that they are recorded, that an earlier cancel of many covers; how many."""
+    cancelled: int = await connection.fetchval(CANCEL_RECORDED, task_ids)
+    return cancelled
+
+
+async def next_cancellation(connection: Connection) -> UUID | None:
+    """A cancel of many that whoever began it has left unfinished."""
+    found: UUID | None = await connection.fetchval(NEXT_CANCELLATION)
+    return found
+
+
+async def sweep(connection: Connection, cancellation_id: UUID, limit: int) -> int:
+    """Cancel the next tasks that it covers; how many."""
+    swept: int = await connection.fetchval(SWEEP, cancellation_id, limit)
+    return swept
 
 
 async def ensure_partitions(connection: Connection) -> None:

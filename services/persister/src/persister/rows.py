@@ -43,6 +43,10 @@ class TaskRow(NamedTuple):
     attempts: int | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    level: int | None = None
+    batch_id: UUID | None = None
+    batch_index: int | None = None
+    batch_size: int | None = None
 
 
 class MessageRow(NamedTuple):
@@ -85,6 +89,10 @@ def submitted(task: TaskSubmitted) -> TaskRow:
         request_hash=task.request_hash,
         submitted_at=task.submitted_at,
         deadline_at=task.deadline_at,
+        level=task.level,
+        batch_id=task.batch.id if task.batch else None,
+        batch_index=task.batch.index if task.batch else None,
+        batch_size=task.batch.size if task.batch else None,
     )
 
 

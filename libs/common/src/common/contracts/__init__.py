@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.contracts.base import Contract
-from common.contracts.control import CancelRequested, PausesChanged, PrincipalsChanged
+from common.contracts.control import CancelRequested, CancelsRequested, PausesChanged, PrincipalsChanged
 from common.contracts.runs import RunFinished, RunProgressed
 from common.contracts.tasks import TaskSubmitted
 from common.contracts.usage import UsageRecorded
@@ -17,6 +17,7 @@ CONTRACTS: dict[str, type[Contract]] = {
         RunFinished,
         UsageRecorded,
         CancelRequested,
+        CancelsRequested,
         PausesChanged,
         PrincipalsChanged,
     )
@@ -34,6 +35,7 @@ def decode(kind: str | None, body: bytes) -> Contract:
 __all__ = [
     "CONTRACTS",
     "CancelRequested",
+    "CancelsRequested",
     "Contract",
     "PausesChanged",
     "PrincipalsChanged",

@@ -26,6 +26,16 @@ class PausesChanged(Contract):
     version: Literal[1] = 1
 
 
+class CancelsRequested(Contract):
+    """Running tasks of one tenant are to be stopped now: one bell for all that one request cancels."""
+
+    KIND: ClassVar[str] = "control.cancels"
+    kind: Literal["control.cancels"] = "control.cancels"
+    version: Literal[1] = 1
+    tenant_id: UUID
+    task_ids: tuple[UUID, ...]
+
+
 class PrincipalsChanged(Contract):
     """A tenant's keys, users or plan changed: forget what is cached of them."""
 

@@ -7,6 +7,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import uuid_utils.compat
 
 _TASKS = uuid5(NAMESPACE_URL, "laneway:task")
+_BATCHES = uuid5(NAMESPACE_URL, "laneway:batch")
 _ATTEMPTS = uuid5(NAMESPACE_URL, "laneway:attempt")
 
 
@@ -15,6 +16,18 @@ def task_id(tenant_id: UUID, idempotency_key: str | None) -> UUID:
     if idempotency_key is None:
         return uuid_utils.compat.uuid7()
     return uuid5(_TASKS, f"{tenant_id}:{idempotency_key}")
+
+
+def batch_id(tenant_id: UUID, idempotency_key: str | None) -> UUID:
+    """As `task_id`. The same key names one task and one batch, which have nothing to do with each other."""
+    if idempotency_key is None:
+        return uuid_utils.compat.uuid7()
+    return uuid5(_BATCHES, f"{tenant_id}:{idempotency_key}")
+
+
+def batched_task_id(batch: UUID, index: int) -> UUID:
+    """The task at a place of a batch: who knows the batch and its size knows all its tasks, recorded or not."""
+    return uuid5(batch, str(index))
 
 
 def attempt_id(task: UUID, step: int, call: int) -> UUID:

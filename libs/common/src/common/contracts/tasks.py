@@ -19,6 +19,15 @@ class InputMessage(BaseModel):
     content: str = Field(min_length=1)
 
 
+class BatchPlace(BaseModel):
+    """Where a task stands in the batch that it was submitted with."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: UUID
+    index: int = Field(ge=0)
+    size: int = Field(ge=1)
+
+
 class TaskSubmitted(Contract):
     """Published once to exchange `tasks` with the tier as routing key; the broker's confirm is the commit."""
 
@@ -45,6 +54,7 @@ class TaskSubmitted(Contract):
     )
     concurrency_limit: int | None = Field(default=None, ge=1, description="so many; without a number one")
     metadata: dict[str, str] = Field(default_factory=dict)
+    batch: BatchPlace | None = None
     idempotency_key: str | None = None
     request_hash: str = Field(description="SHA-256 of the canonical request: tells a retry from another request")
     submitted_at: AwareDatetime

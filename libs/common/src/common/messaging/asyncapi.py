@@ -23,6 +23,7 @@ ADDRESSES: dict[str, tuple[str, str]] = {
     "usage.recorded": (EVENTS, "usage.recorded"),
     "control.cancel": (CONTROL, ""),
     "control.pauses": (CONTROL, ""),
+    "control.cancels": (CONTROL, ""),
     "control.principals": (CONTROL, ""),
 }
 

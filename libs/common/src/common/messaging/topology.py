@@ -164,7 +164,13 @@ def _permissions() -> tuple[Permission, ...]:
     own_control = r"control\..*"
     nothing = "^$"
     return (
-        Permission(GATEWAY, f"^{own_control}$", f"^({TASKS}|{CONTROL}|{own_control})$", f"^({CONTROL}|{own_control})$"),
+        # To write to a lane's queue itself lets the gateway ask how long it is, and take nothing out of it.
+        Permission(
+            GATEWAY,
+            f"^{own_control}$",
+            rf"^({TASKS}|tasks\..*|{CONTROL}|{own_control})$",
+            f"^({CONTROL}|{own_control})$",
+        ),
         Permission(
             AGENT_WORKER, f"^{own_control}$", f"^({EVENTS}|{own_control})$", rf"^(tasks\..*|{CONTROL}|{own_control})$"
         ),

@@ -83,7 +83,7 @@ class Administration:
 
 
 def admin_router(administration: Administration) -> APIRouter:
-    """Routes for whoever has the administrator's key."""
+    """Routes below `/v1/admin`, for those who have the key."""
     return APIRouter(
         prefix="/v1/admin", tags=["admin"], dependencies=[SECURED], route_class=checked(administration.check)
     )

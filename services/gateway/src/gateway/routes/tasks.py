@@ -17,6 +17,7 @@ from gateway.cancelling import Cancellations
 from gateway.documentation import problem_responses, receipt_responses, task_body, task_parameters
 from gateway.documents import Cancelled, Task, TaskPage
 from gateway.failures import invalid_parameter
+from gateway.lanes import UNKNOWN, Lanes
 from gateway.principals import Principals
 from gateway.records import Records
 from gateway.routes.raw import SECURED, Json, RawRoute
@@ -74,7 +75,7 @@ def listing(principals: Principals, tasks: Tasks) -> APIRouter:
     return router
 
 
-def reading(principals: Principals, tasks: Tasks, records: Records) -> APIRouter:
+def reading(principals: Principals, tasks: Tasks, records: Records, lanes: Lanes) -> APIRouter:
     """One task that exists."""
     router = APIRouter(route_class=RawRoute, tags=["tasks"], dependencies=[SECURED])
 
@@ -85,12 +86,18 @@ def reading(principals: Principals, tasks: Tasks, records: Records) -> APIRouter
         responses={200: {"model": Task}, **problem_responses("not-found")},
     )
     async def read(request: Request) -> Response:
-        """`cost_usd` is a decimal string, and null until every model call of the finished task is settled."""
+        """`cost_usd` is a decimal string, and null until every model call of the finished task is settled.
+
+        `position` and `estimated_start` are estimates: work that comes later may go first, and a lane's pace changes.
+        """
         principal = await principals.authenticate(request.headers.get("authorization"))
         known = task_uuid(request.path_params["task_id"])
         row = await tasks.view(principal.tenant_id, known)
         if row is not None and row["submitted_at"] is not None:
-            return Json(task_view(row))
+            view = task_view(row)
+            waits = view["status"] == "queued"
+            turn = await lanes.estimate(row["tier"], row["level"], row["submitted_at"]) if waits else UNKNOWN
+            return Json(view | turn)
         # Not recorded yet: what was answered at submission, and how far the run is by now.
         try:
             answer = await records.answer(principal.tenant_id, known)
