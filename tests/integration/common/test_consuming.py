@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from common.errors import BrokerUnavailable
 from common.messaging.connection import Broker
 from common.messaging.consumer import consuming
 from common.messaging.publisher import Publisher
@@ -34,13 +35,20 @@ async def test_it_can_be_halted_for_a_while_and_is_not_brought_back_meanwhile(st
             await cut_connections(stage, BILLING)
             return held[0].lost
 
+        async def going_on() -> bool:
+            try:
+                await consumption.go_on()
+            except BrokerUnavailable:
+                return False
+            return True
+
         async def back() -> bool:
             return broker.ready
 
         await eventually(cut, 30)
         await eventually(back, 30)
         assert len(held) == 1
-        await consumption.go_on()
+        await eventually(going_on, 30)
         await come(2)
         assert await held[1].settle(Disposition.DONE)
         await come(3)

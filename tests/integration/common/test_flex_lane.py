@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import BrokerUnavailable
 from common.messaging.connection import Broker
-from common.messaging.consumer import FlexConsumer, FlexLane
+from common.messaging.flex import FlexConsumer, FlexLane
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import BILLING, BILLING_QUEUE

@@ -10,11 +10,12 @@ from uuid import uuid4
 import aio_pika
 import httpx2
 import pytest
+from pydantic import SecretStr
 
 from common.contracts import TaskSubmitted
 from common.messaging.envelope import unseal
 from common.messaging.topology import PERSISTER, lane
-from common.settings import Health
+from common.settings import Health, Redis
 from persister.bootstrap import persister
 from persister.settings import PersisterSettings
 from tests.integration.gateway.conftest import Running, Tenant
@@ -29,6 +30,7 @@ async def recording(stage: Stage) -> AsyncIterator[None]:
     settings = PersisterSettings(
         rabbit=stage.rabbit(PERSISTER),
         postgres=stage.postgres("laneway_persister"),
+        redis=Redis(state_url=SecretStr(stage.servers.redis_state_url)),
         health=Health(host="127.0.0.1", port=0),
     )
     async with persister(settings):

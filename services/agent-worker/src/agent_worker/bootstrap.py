@@ -40,7 +40,8 @@ from common.errors import CacheUnavailable
 from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop, until_stopped
 from common.messaging.connection import Broker
-from common.messaging.consumer import Consumption, FlexLane, consuming, hearing_control
+from common.messaging.consumer import Consumption, consuming, hearing_control
+from common.messaging.flex import FlexLane
 from common.messaging.publisher import publisher
 from common.messaging.topology import AGENT_WORKER, lane
 from common.pipelining import Pipelined

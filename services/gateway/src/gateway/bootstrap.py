@@ -38,7 +38,7 @@ from gateway.lane_records import LaneRecords
 from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
 from gateway.metrics import Metrics
-from gateway.pausing import Pauses
+from gateway.pause_records import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
 from gateway.routes import admin, cancels, pauses, streams, tasks, usage

@@ -13,7 +13,7 @@ from common.catalogue import Catalogue
 from gateway import documents, problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_field
-from gateway.pausing import Pauses, Scope
+from gateway.pause_records import Pauses, Scope
 from gateway.routes.admin import Administration, Document, admin_router
 from gateway.routes.raw import Json
 from gateway.schemas import Text
