@@ -86,3 +86,17 @@ async def test_it_lends_what_others_do_not_need_and_runs_them_at_once_when_they_
     stopping.set()
     await asyncio.wait({process}, timeout=20)
     process.result()
+
+
+async def test_a_worker_of_one_lane_leaves_the_others_alone(world: World) -> None:
+    stopping = asyncio.Event()
+    process = asyncio.create_task(serve(settings_of(world).model_copy(update={"lanes": ("enterprise",)}), stopping))
+    other = world.task("[[sim text=done]] hi", tier="free")
+    own = world.task("[[sim text=done]] hi", tier="enterprise")
+    await world.submit(other)
+    await world.submit(own)
+    assert (await world.heard.end(own.task_id)).status == "completed"
+    assert await world.run_row(other) == {}
+    stopping.set()
+    await asyncio.wait({process}, timeout=20)
+    process.result()

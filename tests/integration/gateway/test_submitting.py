@@ -257,7 +257,12 @@ async def test_a_task_of_later_counts_as_outstanding_until_its_time(gateway: Run
 
 async def test_what_a_task_waits_for_is_in_its_message(gateway: Running, tap: Tap) -> None:
     start = datetime.now(UTC) + timedelta(hours=1)
-    fields = {"concurrency_key": "k", "concurrency_limit": 3, "not_before": start.isoformat(), "deadline_seconds": 7200}
+    fields: dict[str, Any] = {
+        "concurrency_key": "k",
+        "concurrency_limit": 3,
+        "not_before": start.isoformat(),
+        "deadline_seconds": 7200,
+    }
     answer = await gateway.submit(await gateway.tenant(), **fields)
     (message,) = await tap.messages(answer.json()["id"])
     task = TaskSubmitted.decode(message.body)

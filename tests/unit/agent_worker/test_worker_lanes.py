@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_worker.lanes import Lend, Loan, Slots, guaranteed_slots
+from agent_worker.lanes import Lend, Loan, Slots, guaranteed_slots, served_tiers
 from common.catalogue import Tier
 from common.errors import ConfigurationError
 
@@ -48,6 +48,13 @@ def test_shares_follow_the_weights(tiers: list[Tier], extra: int) -> None:
 def test_fewer_slots_than_tiers_is_a_contradiction() -> None:
     with pytest.raises(ConfigurationError, match="LANEWAY_SLOTS is 1"):
         guaranteed_slots(1, [Tier(name="a", weight=1), Tier(name="b", weight=1)])
+
+
+def test_a_worker_may_serve_some_tiers_only() -> None:
+    assert served_tiers(None, DEFAULT) == DEFAULT
+    assert [tier.name for tier in served_tiers(("free", "enterprise"), DEFAULT)] == ["enterprise", "free"]
+    with pytest.raises(ConfigurationError, match="names 'gold'; the tiers are enterprise, pro, free"):
+        served_tiers(("gold",), DEFAULT)
 
 
 class Simulation:

@@ -75,6 +75,15 @@ def test_an_unusable_setting_is_named(
     assert refusal(capsys).startswith(f"{name} is not usable: ")
 
 
+async def test_the_lanes_that_are_served_are_named_with_commas(environment: pytest.MonkeyPatch) -> None:
+    assert load(WorkerSettings).lanes is None
+    environment.setenv("LANEWAY_LANES", "enterprise, pro")
+    assert load(WorkerSettings).lanes == ("enterprise", "pro")
+    environment.setenv("LANEWAY_LANES", "gold")
+    with pytest.raises(ConfigurationError, match="LANEWAY_LANES names 'gold'"):
+        await serve(load(WorkerSettings), asyncio.Event())
+
+
 async def test_a_contradiction_is_told_before_anything_is_connected(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("LANEWAY_SLOTS", "2")
     with pytest.raises(ConfigurationError, match="LANEWAY_SLOTS is 2, but each of the 3 tiers needs one slot"):

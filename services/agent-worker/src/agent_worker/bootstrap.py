@@ -14,7 +14,7 @@ import httpx2
 import structlog
 
 from agent_worker.dispatcher import Dispatcher
-from agent_worker.lanes import Slots
+from agent_worker.lanes import Slots, served_tiers
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
@@ -51,7 +51,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         _log.warning("providers.simulated", meaning="every answer of this worker is simulated: no model is called")
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
-        slots = Slots(settings.slots, catalogue.tiers)
+        slots = Slots(settings.slots, served_tiers(settings.lanes, catalogue.tiers))
         boxes = toolboxes(catalogue, builtin_tools())
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
         state = await stack.enter_async_context(

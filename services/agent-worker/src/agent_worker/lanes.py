@@ -18,6 +18,18 @@ SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
 
 
+def served_tiers(names: Collection[str] | None, tiers: Sequence[Tier]) -> list[Tier]:
+    """The tiers that a worker serves, best first: those that are named, or all.
+
+    Raises `ConfigurationError` where one is named that there is not.
+    """
+    known = {tier.name: tier for tier in tiers}
+    for name in names or ():
+        if name not in known:
+            raise ConfigurationError(f"LANEWAY_LANES names {name!r}; the tiers are {', '.join(known)}.")
+    return [tier for tier in tiers if names is None or tier.name in names]
+
+
 def guaranteed_slots(slots: int, tiers: Sequence[Tier]) -> dict[str, int]:
     """Half of the slots, by tier: by weight, remainders to the largest fractions, best tier first, at least one each.
 

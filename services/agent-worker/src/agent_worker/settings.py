@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
 from common.messaging.topology import DELIVERY_LIMIT
 from common.settings import ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
+
+
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+LaneNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), Field(min_length=1)]
 
 
 class CatalogueFiles(BaseModel):
@@ -36,6 +44,9 @@ class WorkerSettings(ServiceSettings):
     health: Health = Health()
     anthropic: ProviderAccess | None = None
     openai: ProviderAccess | None = None
+    lanes: LaneNames | None = Field(
+        default=None, description="the tiers that this worker serves, separated by commas; unset: all"
+    )
     slots: int = Field(default=20, ge=1, le=10_000, description="runs at a time")
     lease_seconds: Seconds = Field(
         default=4.0, ge=1, le=600, description="a run whose worker is silent this long is taken over"

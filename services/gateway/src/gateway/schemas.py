@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -35,10 +36,10 @@ def _storable(text: str) -> str:
     return text
 
 
-def _time(value: object) -> object:
+def _time(value: object) -> datetime:
     if not (isinstance(value, str) and _TIME.fullmatch(value)):
         raise ValueError("must be a time with its zone, as in 2026-07-01T09:00:00Z (RFC 3339)")
-    return value
+    return datetime.fromisoformat(value.upper())
 
 
 def _printable(text: str) -> str:
