@@ -57,8 +57,12 @@ async def test_a_task_of_later_is_shown_as_parked_and_its_stream_goes_on(stack: 
         shown = await _shown(client, task["id"], "parked")
         assert (shown["parked"]["reason"], shown["parked"]["key"]) == ("not_before", None)
         assert datetime.fromisoformat(shown["parked"]["until"]) == datetime.fromisoformat(start)
-        listed = (await client.get("/v1/tasks", params={"status": "parked"})).json()["items"]
-        assert task["id"] in [item["id"] for item in listed]
+
+        async def listed() -> bool:  # once it is recorded
+            page = (await client.get("/v1/tasks", params={"status": "parked"})).json()
+            return task["id"] in [item["id"] for item in page["items"]]
+
+        await eventually(listed)
         finished = await ended(client, task["id"])
         await following
         resumed = Reading(events=reading.events[:1])

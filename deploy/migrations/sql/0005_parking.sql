@@ -76,15 +76,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   WHERE p.tenant_id = p_tenant AND p.reason = p_reason AND p.key = p_key AND p.ready_at IS NOT NULL
 $$;
 
--- Whether a run has no place in a line: one that was woken for it has the place that was kept for it; any other goes
--- behind all that wait, or it would be those who come late that never wait.
+-- Whether a run has no place in a line: one that was woken for it has the place that was kept for it; one that comes new
+-- goes behind all that wait, or it would be those who come late that never wait. One that was woken for another line takes
+-- what is free: if it went to the end of each line in turn, two lines could send their runs to each other for ever.
 CREATE FUNCTION runtime.is_full(p_own runtime.parked, p_tenant uuid, p_reason text, p_key text, p_room integer) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF p_own.reason = p_reason AND p_own.key = p_key THEN
     RETURN runtime.running_in(p_tenant, p_reason, p_key) >= p_room;
   END IF;
-  RETURN EXISTS (SELECT FROM runtime.parked p
+  RETURN p_own.task_id IS NULL AND EXISTS (SELECT FROM runtime.parked p
                  WHERE p.tenant_id = p_tenant AND p.reason = p_reason AND p.key = p_key AND p.ready_at IS NULL)
       OR runtime.running_in(p_tenant, p_reason, p_key) + runtime.ready_in(p_tenant, p_reason, p_key) >= p_room;
 END $$;

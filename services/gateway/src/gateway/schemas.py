@@ -36,7 +36,7 @@ def _storable(text: str) -> str:
     return text
 
 
-def _time(value: object) -> object:
+def _time(value: object) -> datetime:
     if not (isinstance(value, str) and _TIME.fullmatch(value)):
         raise ValueError("must be a time with its zone, as in 2026-07-01T09:00:00Z (RFC 3339)")
     return datetime.fromisoformat(value.upper())
