@@ -33,11 +33,8 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
     with mpl.rc_context(_STYLE):
         rows = ceil(len(panels) / COLUMNS)
         sheet = Sheet(figsize=(_WIDTH * COLUMNS, _HEIGHT * rows), layout="constrained")
-        grid = sheet.subplots(rows, COLUMNS, squeeze=False).flat
-        for axes, panel in zip(grid, panels, strict=False):
-            _draw(axes, panel)
-        for axes in list(grid)[len(panels) :]:
-            axes.set_axis_off()
+        for place, panel in enumerate(panels, 1):
+            _draw(sheet.add_subplot(rows, COLUMNS, place), panel)
         metadata = {"Date": None} if file.suffix == ".svg" else None
         sheet.savefig(file, metadata=metadata)
 

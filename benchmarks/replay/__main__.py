@@ -89,10 +89,12 @@ def _setting(trace: Trace, most: float, schedules: dict[int, Schedule]) -> str:
         f"{load} % ({len(schedule.sendings)} requests, {schedule.factor:.2g} times as fast as they came)"
         for load, schedule in schedules.items()
     )
-    bad = f", {len(trace.bad)} lines left out (the first is line {trace.bad[0].line}: {trace.bad[0].reason})"
+    left_out = (
+        f", {len(trace.bad)} lines left out (line {trace.bad[0].line}: {trace.bad[0].reason})" if trace.bad else ""
+    )
     return (
         f"{day}, {machine()}\n\n"
-        f"Trace: {len(trace.requests):,} requests in {trace.seconds:,.0f} s{bad if trace.bad else ''}. "
+        f"Trace: {len(trace.requests):,} requests in {trace.seconds:,.0f} s{left_out}. "
         f"{SLOTS} slots, {FIRST_TOKEN_SECONDS:g} s to the first token, {TOKENS_PER_SECOND} tokens a second: "
         f"{most:.3g} requests a second at most, as measured. Replayed for {SECONDS:g} s, {RUNS} times each: {speeds}."
     )
