@@ -6,6 +6,7 @@ Pure: what is decided here is carried out by the consumers of the lanes (their g
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from common.catalogue import Tier
 from common.errors import ConfigurationError
 
 IDLE_SECONDS = 0.05
-"""A lent slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
+"""A slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
 SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
 
@@ -97,6 +98,8 @@ class Slots:
         """Runs of each tier, in guaranteed and in lent slots."""
         self._weights = {tier.name: tier.weight for tier in tiers}
         self._by_right = dict.fromkeys(self.guaranteed, 0)
+        self._between_runs: dict[str, deque[float]] = {tier: deque() for tier in self.guaranteed}
+        """Guaranteed slots whose run has just ended, by when: the next is on its way, so they are not lent yet."""
         self.lent = dict.fromkeys(self.guaranteed, 0)
         """Slots of each tier that are lent to it."""
         self._loans: dict[str, list[Loan]] = {tier: [] for tier in self.guaranteed}
@@ -117,13 +120,16 @@ class Slots:
 
     @property
     def _promised(self) -> int:
-        return sum(self._by_right.values()) + sum(self.lent.values())
+        between = sum(len(ends) for ends in self._between_runs.values())
+        return sum(self._by_right.values()) + between + sum(self.lent.values())
 
     def begin(self, tier: str, loan: Loan | None, now: float) -> None:
         """A run begins, in a guaranteed slot or in a lent one."""
         self.held[tier] += 1
         if loan is None:
             self._by_right[tier] += 1
+            if self._between_runs[tier]:
+                self._between_runs[tier].popleft()
             return
         loan.held += 1
         loan.stirred_at = now
@@ -134,6 +140,7 @@ class Slots:
         self.held[tier] -= 1
         if loan is None:
             self._by_right[tier] -= 1
+            self._between_runs[tier].append(now)
             return
         loan.held -= 1
         loan.stirred_at = now
@@ -164,6 +171,7 @@ class Slots:
         First the guarantees, then what is free to whoever needs it, then what lies idle and at last what one has too
         much of to whoever has too little.
         """
+        self._let_go_of_idle_guarantees(now)
         if self._promised > self.total:
             return self._most_dispensable(list(self._loans))
         hungry = [tier for tier in self.held if self._is_full(tier) and self._left_alone_until[tier] <= now]
@@ -174,9 +182,15 @@ class Slots:
 
     def next_look(self, now: float) -> float | None:
         """When to decide again though nothing has changed; None where only a change can make a difference."""
-        if any(self._is_full(tier) for tier in self.held) and (self.free > 0 or any(self._loans.values())):
+        between_runs = any(self._between_runs.values())
+        if any(map(self._is_full, self.held)) and (self.free > 0 or between_runs or any(self._loans.values())):
             return now + IDLE_SECONDS
         return now + SPARE_SECONDS if any(self._loans.values()) else None
+
+    def _let_go_of_idle_guarantees(self, now: float) -> None:
+        for ends in self._between_runs.values():
+            while ends and ends[0] + IDLE_SECONDS <= now:
+                ends.popleft()
 
     def _is_full(self, tier: str) -> bool:
         """Whether every slot that the tier has is taken: only then can more of its work be waiting."""
