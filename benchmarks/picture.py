@@ -10,11 +10,12 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.figures import Panel
 
 COLUMNS = 2
-_WIDTH, _HEIGHT = 5.6, 3.3
+_WIDTH, _HEIGHT = 6.4, 3.3
 """Inches of a panel."""
 _COLOURS = ("#1b6ca8", "#d1642a", "#3a9d5d", "#8a5aa8", "#6b6b6b")
 _STYLE: Any = {
@@ -25,6 +26,8 @@ _STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.15,
+    "figure.constrained_layout.h_pad": 0.15,
 }
 
 
@@ -49,6 +52,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y)
     if panel.logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
     axes.set_ylim(bottom=0)
     if len(panel.curves) > 1:
-        axes.legend(loc="best")
+        # Beside the curves, wherever they are.
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

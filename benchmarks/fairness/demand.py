@@ -30,7 +30,7 @@ from tests.stage import eventually
 
 TIER = "pro"
 SMALL, LARGE = "smaller", "larger"
-DEMAND = {SMALL: 400, LARGE: 4000}
+DEMAND = {SMALL: 300, LARGE: 3000}
 SECONDS = 8.0
 """Of watching, while both go on submitting."""
 SLOW_RUN_SECONDS = 0.5
