@@ -27,9 +27,9 @@ from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
 
 SLOTS = 20
 SEED = 20231116
-SECONDS = 45.0
+SECONDS = 30.0
 """Of each replay."""
-CAPACITY_REQUESTS, CAPACITY_SECONDS = 600, 30.0
+CAPACITY_REQUESTS, CAPACITY_SECONDS = 400, 25.0
 
 
 def main() -> int:

@@ -137,6 +137,20 @@ def test_what_was_lent_goes_back_by_weight_as_runs_end() -> None:
     assert worker.slots.held == {"enterprise": 12, "pro": 6, "free": 2}
 
 
+def test_the_loan_that_is_taken_back_is_that_whose_run_has_gone_on_for_longest() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    for _ in range(12):  # the oldest run of a loan ends, and another begins in its slot
+        worker.now += 0.01
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan is not None))
+    oldest = min(worker.slots.loans, key=lambda loan: loan.stirred_at)
+    assert oldest is not worker.slots.loans[0]
+    worker.waiting["enterprise"] = 7  # one more than its guarantee
+    worker.settle()
+    assert not oldest.open
+
+
 def test_a_lone_borrower_needs_few_consumers() -> None:
     worker = Simulation(400, DEFAULT)
     worker.waiting["enterprise"] = 1000

@@ -230,9 +230,12 @@ class Slots:
         return self._most_dispensable(rich)
 
     def _most_dispensable(self, tiers: Sequence[str]) -> TakeBack | None:
-        """The smallest loan of the tier that has the most for its weight, among those that have any."""
+        """The smallest loan of the tier that has the most for its weight, among those that have any.
+
+        Of equal ones that in which nothing has begun for longest: its run may be expected to end first.
+        """
         lenders = [tier for tier in tiers if self._loans[tier]]
         if not lenders:
             return None
         richest = max(lenders, key=self._standing)
-        return TakeBack(min(self._loans[richest], key=lambda loan: (loan.size, loan.held)))
+        return TakeBack(min(self._loans[richest], key=lambda loan: (loan.size, loan.held, loan.stirred_at)))
