@@ -50,6 +50,8 @@ class Trace:
 
 def read_trace(file: Path) -> Trace:
     """Raises `UnusableTrace` where the file cannot be read, has other columns, or fewer than two good rows."""
+    if not file.is_file():
+        raise UnusableTrace(f"{file} cannot be read: there is no such file. Name one as TRACE=file.csv.")
     try:
         with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
             return parse(lines)
