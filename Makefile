@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCAL := $(PY) -m deploy.local
 SOURCES := $(wildcard libs/*/src services/*/src) deploy tests benchmarks
 
-.PHONY: setup demo test up down logs ps topology check bench compose-test help
+.PHONY: setup demo test up down logs ps topology check bench bench-fairness bench-replay compose-test help
 
 setup: ## build .venv from the lock (skipped when it is current)
 	@deploy/local/setup.sh
@@ -39,8 +39,14 @@ check: setup ## lint, formatting and types
 bench: setup ## measure, print the table (ARGS=submit for one, ARGS=--save to keep all in docs/)
 	@$(PY) -m benchmarks $(ARGS)
 
+bench-fairness: setup ## measure who is served: shares, waits beside a crowd, cancels (ARGS=tiers, ARGS=--save)
+	@$(PY) -m benchmarks.fairness $(ARGS)
+
+bench-replay: setup ## replay a real workload at 40, 80 and 120 % of capacity (TRACE=file.csv, ARGS=--save)
+	@$(PY) -m benchmarks.replay "$(TRACE)" $(ARGS)
+
 compose-test: setup ## start docker-compose.yml and check it end to end (needs a Docker engine)
 	@$(PY) -m deploy.compose_test
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a figure looks like: its curves by name, each of points (x, y), and what is written at the axes."""
+
+    title: str
+    x: str
+    y: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    levels: Mapping[str, float] | None = None
+    """By the name of a curve: where it was to be."""
+    logarithmic: bool = False
+    """Whether x is."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,8 @@ class Figure:
     better: Literal["more", "less"] = "more"
     must: float | None = None
     aim: float | None = None
+    panel: Panel | None = None
+    """What is drawn beside it, where that says more than a number."""
 
     @property
     def value(self) -> float:
@@ -49,12 +65,31 @@ class Figure:
             "must": self.must,
             "aim": self.aim,
             "verdict": self.verdict,
+            **({"panel": asdict(self.panel)} if self.panel else {}),
         }
 
 
 def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], *, must: float, aim: float) -> Figure:
     """How many times as fast we are: run by run, so that a busy moment of the machine weighs on both."""
     return Figure(name, "×", tuple(a / b for a, b in zip(ours, theirs, strict=True)), must=must, aim=aim)
+
+
+def within(
+    name: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    times: float,
+    slack: float,
+    aim: float,
+    panel: Panel | None = None,
+) -> Figure:
+    """How many times as long ours takes, run by run; the floor is so many times and a slack in the unit of both.
+
+    The table shows the floor as what it comes to beside the median of theirs.
+    """
+    runs = tuple(a / b for a, b in zip(ours, theirs, strict=True))
+    return Figure(name, "×", runs, better="less", must=times + slack / median(theirs), aim=aim, panel=panel)
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -71,10 +106,15 @@ def table(figures: Sequence[Figure]) -> str:
         )
         for figure in figures
     ]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table, the first row its header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, tuple("-" * width for width in widths))
+    lines = [rows[0], tuple("-" * width for width in widths), *rows[1:]]
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
     )
 
 

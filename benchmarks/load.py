@@ -28,13 +28,17 @@ class Connection:
 
     async def request(self, head: bytes, body: bytes, expected: int) -> bytes:
         """Send, and return the answer's body. Raises `Failed` for another status."""
-        self.writer.write(head % len(body) + body)
-        status, headers = await self.answer()
-        length = _header(headers, b"content-length")
-        content = await self.reader.readexactly(int(length)) if length else b""
+        status, content = await self.exchange(head, body)
         if status != expected:
             raise Failed(f"{status}: {content[:300]!r}")
         return content
+
+    async def exchange(self, head: bytes, body: bytes) -> tuple[int, bytes]:
+        """Send, and return the status and the body of whatever is answered."""
+        self.writer.write(head % len(body) + body)
+        status, headers = await self.answer()
+        length = _header(headers, b"content-length")
+        return status, await self.reader.readexactly(int(length)) if length else b""
 
     async def answer(self) -> tuple[int, bytes]:
         """The status and the headers of what is answered."""
@@ -90,3 +94,34 @@ async def post_all(url: str, requests: Sequence[tuple[bytes, bytes]], connection
             for connection in opened:
                 clients.create_task(client(connection))
         return perf_counter() - began, answers
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A request, and when it is sent: seconds from the beginning."""
+
+    at: float
+    head: bytes
+    body: bytes
+
+
+async def post_timed(url: str, requests: Sequence[Timed], connections: int) -> list[tuple[int, bytes]]:
+    """Post each request at its time, however long earlier ones take: the status and body of each, in their order.
+
+    `requests` are in the order of their times. `connections` bounds those that are under way; where they are all in
+    use the next request is late, as it would be behind a pool of connections.
+    """
+    answers: list[tuple[int, bytes]] = [(0, b"")] * len(requests)
+    left = iter(enumerate(requests))
+
+    async def client(connection: Connection, began: float) -> None:
+        for place, request in left:
+            await asyncio.sleep(max(0.0, began + request.at - perf_counter()))
+            answers[place] = await connection.exchange(request.head, request.body)
+
+    async with connected(url, connections) as opened:
+        began = perf_counter()
+        async with asyncio.TaskGroup() as clients:
+            for connection in opened:
+                clients.create_task(client(connection, began))
+    return answers

@@ -28,11 +28,12 @@ Result = TypeVar("Result")
 
 @contextmanager
 def stack_of(
-    servers: Servers, logs: Path, services: Sequence[str], settings: Settings | None = None
+    servers: Servers, logs: Path, services: Sequence[str], settings: Settings | None = None, *, limits: bool = False
 ) -> Iterator[Stack]:
-    """Laneway's services on a stage of their own."""
+    """Laneway's services on a stage of their own, by default with plans that limit nothing."""
     with staged(servers, CATALOGUE) as stage:
-        _lift_limits(stage)
+        if not limits:
+            _lift_limits(stage)
         with running(stage, logs, services, settings or {}) as stack:
             yield stack
 

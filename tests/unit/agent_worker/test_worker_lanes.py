@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import heapq
 import random
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_worker.lanes import Lend, Loan, Slots, guaranteed_slots, served_tiers
+from agent_worker.lanes import Lend, Loan, Slots, TakeBack, guaranteed_slots, served_tiers
 from common.catalogue import Tier
 from common.errors import ConfigurationError
 
@@ -135,6 +137,20 @@ def test_what_was_lent_goes_back_by_weight_as_runs_end() -> None:
     assert worker.slots.held == {"enterprise": 12, "pro": 6, "free": 2}
 
 
+def test_the_loan_that_is_taken_back_is_that_whose_run_has_gone_on_for_longest() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    for _ in range(12):  # the oldest run of a loan ends, and another begins in its slot
+        worker.now += 0.01
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan is not None))
+    oldest = min(worker.slots.loans, key=lambda loan: loan.stirred_at)
+    assert oldest is not worker.slots.loans[0]
+    worker.waiting["enterprise"] = 7  # one more than its guarantee
+    worker.settle()
+    assert not oldest.open
+
+
 def test_a_lone_borrower_needs_few_consumers() -> None:
     worker = Simulation(400, DEFAULT)
     worker.waiting["enterprise"] = 1000
@@ -221,6 +237,78 @@ def test_a_paused_tier_is_lent_nothing_and_gives_back_what_it_was_lent() -> None
     for _ in range(40):
         worker.end(0)
     assert worker.slots.lent["free"] > 0
+
+
+class Saturated:
+    """Every lane has work without end, and the next run of a slot comes a moment after the last has ended."""
+
+    RUN, MOMENT = 0.2, 0.005
+
+    def __init__(self, total: int, tiers: list[Tier]) -> None:
+        self.slots = Slots(total, tiers)
+        self.now = 0.0
+        self.ended = dict.fromkeys(self.slots.held, 0)
+        self.changes = 0
+        self._chance = random.Random(7)
+        self._numbers = count()
+        self._coming: list[tuple[float, int, bool, str, Loan | None]] = []
+        for tier, guarantee in self.slots.guaranteed.items():
+            self._fill(tier, None, guarantee)
+
+    def pass_time(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self.now, _, begins, tier, loan = heapq.heappop(self._coming)
+            if begins and (loan is None or loan.open):
+                self.slots.begin(tier, loan, self.now)
+                self._expect(self.RUN, False, tier, loan)
+            elif not begins:
+                self._end(tier, loan)
+            self._settle()
+
+    def _end(self, tier: str, loan: Loan | None) -> None:
+        self.slots.end(tier, loan, self.now)
+        self.ended[tier] += 1
+        if loan is None or loan.open:
+            self._fill(tier, loan, 1)
+
+    def _settle(self) -> None:
+        while (decision := self.slots.decide(self.now)) is not None:
+            self.changes += 1
+            if isinstance(decision, TakeBack):
+                self.slots.take_back(decision.loan)
+            else:
+                loan = self.slots.lend(decision.tier, decision.size, self.now)
+                self._fill(decision.tier, loan, decision.size)
+
+    def _fill(self, tier: str, loan: Loan | None, slots: int) -> None:
+        for _ in range(slots):
+            self._expect(self.MOMENT, True, tier, loan)
+
+    def _expect(self, after: float, begins: bool, tier: str, loan: Loan | None) -> None:
+        at = self.now + after * self._chance.uniform(0.8, 1.2)
+        heapq.heappush(self._coming, (at, next(self._numbers), begins, tier, loan))
+
+
+def test_a_slot_between_two_runs_is_not_lent_for_the_moment_until_the_next_one_comes() -> None:
+    worker = Saturated(20, DEFAULT)
+    worker.pass_time(60)
+    for tier in DEFAULT:
+        assert worker.ended[tier.name] / sum(worker.ended.values()) == pytest.approx(tier.weight / 10, rel=0.05)
+    assert worker.changes < 60
+
+
+def test_a_guarantee_whose_work_has_ended_is_lent_once_nothing_comes() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting.update(enterprise=6, free=1000)
+    worker.settle()
+    worker.pass_time(1)
+    while (
+        enterprise := next((n for n, (tier, _) in enumerate(worker.runs) if tier == "enterprise"), None)
+    ) is not None:
+        worker.end(enterprise)
+    worker.pass_time(0.06)
+    assert worker.slots.held == {"enterprise": 0, "pro": 0, "free": 20}
 
 
 WAITING = st.lists(st.integers(0, 300), min_size=8, max_size=8)

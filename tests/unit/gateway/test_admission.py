@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from uuid import uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.pipelining import Pipelined
+from deploy.seed import PLANS
 from gateway.admission import Admission, Candidate, Decision, Outcome, level_of
 from gateway.principals import Principal
 from tests.unit.gateway.broken import BrokenRedis
@@ -20,7 +23,21 @@ def test_who_has_more_outstanding_never_goes_before_who_has_less(one: int, other
 
 
 def test_the_first_task_is_alone_on_the_highest_level() -> None:
-    assert [level_of(rank) for rank in (0, 1, 2, 3, 4, 1 << 29, 1 << 40)] == [30, 29, 28, 28, 27, 0, 0]
+    assert [level_of(rank) for rank in (0, 1, 2, 3, 4, 1 << 29, 1 << 40)] == [30, 29, 28, 27, 27, 0, 0]
+
+
+def test_levels_tell_apart_as_many_outstanding_tasks_as_a_plan_allows() -> None:
+    most = max(plan.max_outstanding for plan in PLANS)
+    assert level_of(most - 1) > 0
+
+
+@pytest.mark.parametrize("smaller", [60, 130, 260, 300, 520, 1050])
+def test_of_two_tenants_the_smaller_one_gets_two_fifths_until_it_is_served(smaller: int) -> None:
+    waiting = [(-level_of(rank), 10 * rank, True) for rank in range(smaller)]
+    waiting += [(-level_of(rank), rank, False) for rank in range(10 * smaller)]
+    served = [small for _, _, small in sorted(waiting)]
+    so_far = list(accumulate(served))
+    assert all(count >= 0.4 * n for n, count in enumerate(so_far, 1) if n >= 50 and count < smaller)
 
 
 async def test_without_redis_a_process_admits_its_share_at_a_neutral_level() -> None:

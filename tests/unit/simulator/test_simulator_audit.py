@@ -29,7 +29,7 @@ async def test_a_completed_call_is_found_by_both_ids(claude: AsyncAnthropic, con
 
     assert by_own == by_client
     [call] = by_own
-    assert 0 < call.pop("started_at") <= call.pop("finished_at")
+    assert 0 < call.pop("started_at") <= call.pop("last_token_at") <= call.pop("finished_at")
     assert call == {
         "request_id": request_id,
         "client_request_id": "mine",
@@ -63,6 +63,7 @@ async def test_a_client_that_leaves_is_noticed_and_what_it_was_sent_counted(
     [call] = (await audited(1))["calls"]
     assert (call["outcome"], call["status"]) == ("client_gone", 200)
     assert 3 <= call["output_tokens"] < 5000
+    assert call["started_at"] < call["last_token_at"] <= call["finished_at"]
 
 
 async def test_a_client_that_leaves_before_a_whole_answer_was_sent_nothing(gpt: AsyncOpenAI, audited: Audited) -> None:
@@ -71,7 +72,7 @@ async def test_a_client_that_leaves_before_a_whole_answer_was_sent_nothing(gpt: 
 
     [call] = (await audited(1))["calls"]
     assert call["outcome"] == "client_gone"
-    assert (call["input_tokens"], call["output_tokens"]) == (0, 0)
+    assert (call["input_tokens"], call["output_tokens"], call["last_token_at"]) == (0, 0, 0)
 
 
 async def test_a_stalled_stream_is_given_up_with_its_client(claude: AsyncAnthropic, audited: Audited) -> None:

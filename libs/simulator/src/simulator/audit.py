@@ -34,6 +34,8 @@ class Record:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     started_at: float = field(default_factory=time.time)
+    last_token_at: float = 0.0
+    """When the last output token was sent; 0 where none was."""
     finished_at: float = 0.0
 
 

@@ -146,7 +146,7 @@ class ModelCall:
         if script.fault == "malformed":
             return "failed"
         self._count_prompt(answer)
-        self._count_output(answer, answer.usage.output)
+        self._count_output(answer, answer.usage.output, time.time())
         return "completed"
 
     async def _stream(self, admitted: Admitted) -> Outcome:
@@ -161,7 +161,7 @@ class ModelCall:
         try:
             there = await delivery.run(frames, complete=script.fault not in {"cut", "stall"})
         finally:
-            self._count_output(answer, delivery.sent)
+            self._count_output(answer, delivery.sent, delivery.last_sent_at)
         if not there:
             return "client_gone"
         if script.fault == "stall":
@@ -183,8 +183,9 @@ class ModelCall:
         self._record.cache_read_tokens = answer.usage.cache_read
         self._record.cache_write_tokens = answer.usage.cache_write
 
-    def _count_output(self, answer: Answer, sent: int) -> None:
+    def _count_output(self, answer: Answer, sent: int, last_at: float) -> None:
         self._record.output_tokens = sent
+        self._record.last_token_at = last_at if sent else 0.0
         self._record.reasoning_tokens = min(sent, answer.reasoning)
 
 

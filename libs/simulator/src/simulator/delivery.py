@@ -1,6 +1,7 @@
 """Sends the frames of a stream, each token at its time, and counts the tokens that have left."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Pace:
 
 
 class Delivery:
-    """One stream on its way; `sent` counts its output tokens that were written."""
+    """One stream on its way; `sent` counts its output tokens that were written, the last of them at `last_sent_at`."""
 
     def __init__(self, wire: Wire, pace: Pace) -> None:
         self._wire = wire
@@ -35,6 +36,7 @@ class Delivery:
         self._pending = bytearray()
         self._pending_tokens = 0
         self.sent = 0
+        self.last_sent_at = 0.0
 
     async def run(self, frames: Iterator[Frame], *, complete: bool) -> bool:
         """Send all frames and, when `complete`, the end of the body; False when the client went away.
@@ -67,7 +69,9 @@ class Delivery:
     async def _flush(self, *, last: bool = False) -> bool:
         if not await self._wire.write(bytes(self._pending), last=last):
             return False
-        self.sent += self._pending_tokens
-        self._pending_tokens = 0
+        if self._pending_tokens:
+            self.sent += self._pending_tokens
+            self._pending_tokens = 0
+            self.last_sent_at = time.time()
         self._pending.clear()
         return True

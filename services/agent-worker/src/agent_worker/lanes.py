@@ -6,6 +6,7 @@ Pure: what is decided here is carried out by the consumers of the lanes (their g
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from common.catalogue import Tier
 from common.errors import ConfigurationError
 
 IDLE_SECONDS = 0.05
-"""A lent slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
+"""A slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
 SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
 
@@ -97,6 +98,8 @@ class Slots:
         """Runs of each tier, in guaranteed and in lent slots."""
         self._weights = {tier.name: tier.weight for tier in tiers}
         self._by_right = dict.fromkeys(self.guaranteed, 0)
+        self._between_runs: dict[str, deque[float]] = {tier: deque() for tier in self.guaranteed}
+        """Guaranteed slots whose run has just ended, by when: the next is on its way, so they are not lent yet."""
         self.lent = dict.fromkeys(self.guaranteed, 0)
         """Slots of each tier that are lent to it."""
         self._loans: dict[str, list[Loan]] = {tier: [] for tier in self.guaranteed}
@@ -119,13 +122,16 @@ class Slots:
 
     @property
     def _promised(self) -> int:
-        return sum(self._by_right.values()) + sum(self.lent.values())
+        between = sum(len(ends) for ends in self._between_runs.values())
+        return sum(self._by_right.values()) + between + sum(self.lent.values())
 
     def begin(self, tier: str, loan: Loan | None, now: float) -> None:
         """A run begins, in a guaranteed slot or in a lent one."""
         self.held[tier] += 1
         if loan is None:
             self._by_right[tier] += 1
+            if self._between_runs[tier]:
+                self._between_runs[tier].popleft()
             return
         loan.held += 1
         loan.stirred_at = now
@@ -136,6 +142,7 @@ class Slots:
         self.held[tier] -= 1
         if loan is None:
             self._by_right[tier] -= 1
+            self._between_runs[tier].append(now)
             return
         loan.held -= 1
         loan.stirred_at = now
@@ -168,6 +175,7 @@ class Slots:
         """
         if stopped := [loan for loan in self.loans if loan.tier in self.paused]:
             return TakeBack(stopped[0])
+        self._let_go_of_idle_guarantees(now)
         if self._promised > self.total:
             return self._most_dispensable(list(self._loans))
         full = (tier for tier in self.held if tier not in self.paused and self._is_full(tier))
@@ -179,9 +187,15 @@ class Slots:
 
     def next_look(self, now: float) -> float | None:
         """When to decide again though nothing has changed; None where only a change can make a difference."""
-        if any(self._is_full(tier) for tier in self.held) and (self.free > 0 or any(self._loans.values())):
+        between_runs = any(self._between_runs.values())
+        if any(map(self._is_full, self.held)) and (self.free > 0 or between_runs or any(self._loans.values())):
             return now + IDLE_SECONDS
         return now + SPARE_SECONDS if any(self._loans.values()) else None
+
+    def _let_go_of_idle_guarantees(self, now: float) -> None:
+        for ends in self._between_runs.values():
+            while ends and ends[0] + IDLE_SECONDS <= now:
+                ends.popleft()
 
     def _is_full(self, tier: str) -> bool:
         """Whether every slot that the tier has is taken: only then can more of its work be waiting."""
@@ -221,9 +235,12 @@ class Slots:
         return self._most_dispensable(rich)
 
     def _most_dispensable(self, tiers: Sequence[str]) -> TakeBack | None:
-        """The smallest loan of the tier that has the most for its weight, among those that have any."""
+        """The smallest loan of the tier that has the most for its weight, among those that have any.
+
+        Of equal ones that in which nothing has begun for longest: its run may be expected to end first.
+        """
         lenders = [tier for tier in tiers if self._loans[tier]]
         if not lenders:
             return None
         richest = max(lenders, key=self._standing)
-        return TakeBack(min(self._loans[richest], key=lambda loan: (loan.size, loan.held)))
+        return TakeBack(min(self._loans[richest], key=lambda loan: (loan.size, loan.held, loan.stirred_at)))
