@@ -15,14 +15,13 @@ from typing import Any, Protocol
 import structlog
 
 from agent_worker.cutting import undisturbed
-from agent_worker.lanes import Lend, Loan, Slots, TakeBack
+from agent_worker.lanes import EMPTY_SECONDS, Lend, Loan, Slots, TakeBack
 from agent_worker.metrics import RUNS_HELD, SLOTS_LENT
 from common.errors import BrokerUnavailable
 from common.messaging.settlement import Delivery
 
 _log = structlog.get_logger(__name__)
 _AWAY_SECONDS = 0.5
-_EMPTY_SECONDS = 1.0
 
 
 class Consumer(Protocol):
@@ -95,7 +94,7 @@ class Dispatcher:
             await self._lend(decision.tier, decision.size)
             return
         if decision.found_empty:
-            self._slots.leave_alone(decision.loan.tier, self._clock() + _EMPTY_SECONDS)
+            self._slots.leave_alone(decision.loan.tier, self._clock() + EMPTY_SECONDS)
         await self._take_back(decision.loan)
 
     async def _lend(self, tier: str, size: int) -> None:

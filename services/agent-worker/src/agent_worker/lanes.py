@@ -15,6 +15,8 @@ from common.errors import ConfigurationError
 
 IDLE_SECONDS = 0.05
 """A slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
+EMPTY_SECONDS = 0.2
+"""A tier whose lane was found empty is lent nothing for so long: a slot is idle for a fifth of that time at most."""
 SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
 
@@ -214,11 +216,10 @@ class Slots:
             wanted = any(other != tier for other in hungry)
             for loan in loans:
                 unused = now - loan.stirred_at
-                if loan.held < loan.size and (
-                    (wanted and unused >= IDLE_SECONDS)
-                    or (not loan.held and unused >= SPARE_SECONDS and self._has_room_without(loan))
-                ):
+                if wanted and loan.held < loan.size and unused >= IDLE_SECONDS:
                     return TakeBack(loan, found_empty=not loan.held)
+                if not loan.held and unused >= SPARE_SECONDS and self._has_room_without(loan):
+                    return TakeBack(loan)
         return None
 
     def _has_room_without(self, loan: Loan) -> bool:
@@ -227,10 +228,13 @@ class Slots:
         return by_right or any(other.held < other.size for other in others)
 
     def _redistributed(self, hungry: Sequence[str]) -> TakeBack | None:
-        """A loan of whoever has too much; None while slots that were taken back before are still to come."""
-        if not hungry or self._ending + min(0, self.free) > 0:
+        """A loan of whoever has too much; None while enough slots that were taken back before are still to come."""
+        if not hungry:
             return None
         poorest = min(hungry, key=self._standing)
+        # One more each time it has filled what it was lent: that it is full does not say that it has more.
+        if self._ending + min(0, self.free) > self.lent[poorest]:
+            return None
         rich = [t for t in self._loans if self._loans[t] and self._standing(t, -1) > self._standing(poorest)]
         return self._most_dispensable(rich)
 
