@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.pipelining import Pipelined
-from deploy.seed import PLANS
 from common.postgres import Pool
+from deploy.seed import PLANS
 from gateway.admission import Admission, Candidate, Decision, Outcome, level_of
 from gateway.background import Background
 from gateway.database import Database

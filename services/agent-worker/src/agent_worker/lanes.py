@@ -120,7 +120,8 @@ class Slots:
         if tier in self.paused:
             return 0
         lent = sum(loan.size - loan.held for loan in self._loans[tier])
-        return lent + max(self.guaranteed[tier] - self._by_right[tier], self.free)
+        unlent = self.free + len(self._between_runs[tier])
+        return lent + max(self.guaranteed[tier] - self._by_right[tier], unlent)
 
     @property
     def loans(self) -> list[Loan]:

@@ -31,12 +31,25 @@ KEYED_SECONDS = 86_400
 UNKEYED_SECONDS = 3_600
 _LOCAL_BUCKETS = 10_000
 
+LEVEL = """
+local function level_of(rank)
+  local level = 30
+  while rank > 0 and level > 0 do
+    rank = math.floor(rank / 1.45)
+    level = level - 1
+  end
+  return level
+end
+"""
+"""The function `level_of`, below, as the scripts have it."""
+
 # KEYS: bucket, record, the outstanding tasks of priorities 0 to 9, and whether they are whole.
 # ARGV: requests per minute, most outstanding, priority, task, request hash, owner, answer, seconds to keep the
 # record, seconds until an outstanding task is forgotten, whether the outstanding tasks are to be whole.
 # Answers {outcome, level, requests left, milliseconds until the bucket is full (empty: has one), answer}.
 _ADMIT = (
     WHOLE
+    + LEVEL
     + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -79,11 +92,7 @@ if total >= tonumber(ARGV[2]) then
   for p = 0, 9 do purge(p) end
   total, rank = count()
 end
-local level = 30
-while rank > 0 and level > 0 do
-  rank = math.floor(rank / 1.45)
-  level = level - 1
-end
+local level = level_of(rank)
 if record[1] then return {'unconfirmed', level, left, full, record[3]} end
 if total >= tonumber(ARGV[2]) then return {'too_many', 0, left, full, ''} end
 

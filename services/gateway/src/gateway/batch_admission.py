@@ -16,7 +16,7 @@ from common.admission import outstanding_key, rate_key, record_key
 from common.batches import batch_key
 from common.errors import CacheUnavailable
 from common.pipelining import Argument, Pipelined, Script
-from gateway.admission import KEYED_SECONDS, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
+from gateway.admission import KEYED_SECONDS, LEVEL, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
 from gateway.batch_tickets import BatchTicket
 from gateway.outstanding import WHOLE, Outstanding
 from gateway.principals import Principal
@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 # for each task (1: was confirmed before), levels}.
 _ADMIT = (
     WHOLE
+    + LEVEL
     + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -93,13 +94,9 @@ for i = 1, size do
   if fresh[i] == nil then
     levels[i] = 0
   else
-    local priority, rank, level = tonumber(ARGV[4 * i + 2]), 0, 30
+    local priority, rank = tonumber(ARGV[4 * i + 2]), 0
     for p = priority, 9 do rank = rank + counts[p] end
-    while rank > 0 and level > 0 do
-      rank = math.floor(rank / 2)
-      level = level - 1
-    end
-    levels[i] = level
+    levels[i] = level_of(rank)
     if fresh[i] then
       counts[priority] = counts[priority] + 1
       local seconds = tonumber(ARGV[4 * i + 5])
