@@ -45,17 +45,28 @@ CREATE TYPE runtime.obstacle AS (reason text, key text, room integer, wake_at ti
 
 -- decision: 'acquired' | 'finished' (outcome may be NULL where it was cancelled before it began) | 'leased' | 'parked'
 -- (and `told` is what its stream is to say of that) | 'full' (something is in its way: ask again with the message, and it
--- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two: the others
--- cost one statement. A limited run is acquired under the lock of its tenant, see `runtime.limits`.
+-- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two, or one while
+-- somebody has paused anything, or cancelled many of its tenant's lately: the others cost one statement. A limited run is
+-- acquired under the lock of its tenant, see `runtime.limits`.
 CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
   p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL,
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
   OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE run runtime.runs; name text; obstacle runtime.obstacle;
+DECLARE run runtime.runs; name text; obstacle runtime.obstacle; covered boolean := false;
 BEGIN
-  IF p_cap IS NOT NULL OR p_message IS NOT NULL OR EXISTS (SELECT FROM runtime.pauses) THEN
+  IF EXISTS (SELECT FROM runtime.cancellations c
+             WHERE c.tenant_id = p_tenant AND c.as_of > clock_timestamp() - interval '1 day') THEN
+    covered := runtime.is_cancelled(p_task, p_tenant, convert_from(p_message, 'UTF8')::json);
+    IF covered IS NULL THEN
+      decision := 'full';
+      RETURN;
+    ELSIF covered THEN
+      PERFORM runtime.cancel(p_task, p_tenant, p_tier);
+    END IF;
+  END IF;
+  IF NOT covered AND (p_cap IS NOT NULL OR p_message IS NOT NULL OR EXISTS (SELECT FROM runtime.pauses)) THEN
     name := convert_from(p_message, 'UTF8')::json ->> 'concurrency_key';
     obstacle := runtime.in_the_way(p_task, p_tenant, p_tier, p_cap, convert_from(p_message, 'UTF8')::json);
     IF obstacle.reason IS NOT NULL AND p_message IS NULL THEN

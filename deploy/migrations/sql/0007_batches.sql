@@ -44,6 +44,28 @@ LANGUAGE sql IMMUTABLE AS $$
     AND (c.metadata IS NULL OR t.metadata @> c.metadata)
 $$;
 
+-- Whether a cancel of many covers a task that is about to begin, whoever has got to it first: this, the sweep, or its record.
+-- NULL where it is not recorded and the message, which knows as much, was not given. A cancel by `running` or `parked` is not
+-- asked: it is for what was so when the cancel reached it. What was there is `queued` no more once it has a run.
+CREATE FUNCTION runtime.is_cancelled(p_task uuid, p_tenant uuid, p_asked json) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE run runtime.runs; task history.tasks;
+BEGIN
+  SELECT * INTO run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant;
+  IF run.status NOT IN ('running', 'parked') OR run.cancel_requested_at IS NOT NULL THEN RETURN false; END IF;
+  SELECT * INTO task FROM history.tasks t WHERE t.task_id = p_task AND t.tenant_id = p_tenant;
+  IF task.submitted_at IS NULL THEN
+    IF p_asked IS NULL THEN RETURN NULL; END IF;
+    task.tenant_id := p_tenant;
+    task.submitted_at := (p_asked ->> 'submitted_at')::timestamptz;
+    task.batch_id := (p_asked -> 'batch' ->> 'id')::uuid;
+    task.metadata := (p_asked -> 'metadata')::jsonb;
+  END IF;
+  RETURN EXISTS (SELECT FROM runtime.cancellations c
+                 WHERE c.tenant_id = p_tenant AND c.as_of >= task.submitted_at AND (c.status IS NULL OR c.status = 'queued')
+                   AND runtime.covers(c, task, coalesce(run.status, 'queued')));
+END $$;
+
 CREATE FUNCTION runtime.begin_cancellation(
   p_id uuid, p_tenant uuid, p_as_of timestamptz, p_status text, p_batch uuid, p_metadata jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -87,14 +109,15 @@ BEGIN
     CROSS JOIN LATERAL runtime.cancel(o.task_id, o.tenant_id, o.tier) x;
 END $$;
 
--- Those of the tasks, which have just been recorded, that an earlier cancel of many covers are cancelled now; how many.
-CREATE FUNCTION runtime.cancel_recorded(p_tasks uuid[]) RETURNS integer
+-- Those of the tasks, which have just been recorded, that an earlier cancel of many covers are cancelled now.
+CREATE FUNCTION runtime.cancel_recorded(p_tasks uuid[])
+RETURNS TABLE (task_id uuid, tenant_id uuid, tier text, priority integer, batch_id uuid, status text, fence integer, decided boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE cancelled integer;
 BEGIN
-  IF NOT EXISTS (SELECT FROM runtime.cancellations) THEN RETURN 0; END IF;
-  SELECT count(*) INTO cancelled
-  FROM (SELECT t.task_id, t.tenant_id, t.tier FROM history.tasks t LEFT JOIN runtime.runs r ON r.task_id = t.task_id
+  IF NOT EXISTS (SELECT FROM runtime.cancellations) THEN RETURN; END IF;
+  RETURN QUERY
+  SELECT o.task_id, o.tenant_id, o.tier, o.priority, o.batch_id, x.status, x.fence, x.decided
+  FROM (SELECT t.* FROM history.tasks t LEFT JOIN runtime.runs r ON r.task_id = t.task_id
         WHERE t.task_id = ANY (p_tasks) AND t.status = 'queued'
           AND (r.task_id IS NULL OR r.status IN ('running', 'parked') AND r.cancel_requested_at IS NULL)
           AND EXISTS (SELECT FROM runtime.cancellations c
@@ -102,7 +125,6 @@ BEGIN
                         AND runtime.covers(c, t, coalesce(r.status, 'queued')))
         ORDER BY t.task_id) o
   CROSS JOIN LATERAL runtime.cancel(o.task_id, o.tenant_id, o.tier) x;
-  RETURN cancelled;
 END $$;
 
 -- One that nobody has worked on for a while, locked for whoever asks.
@@ -125,7 +147,7 @@ $$;
 CREATE UNLOGGED TABLE runtime.workers (
   worker text PRIMARY KEY,
   slots integer NOT NULL,
-  -- By tier: {"guaranteed": …, "held": …}. A tier that is absent is not served.
+  -- By tier: how many of its tasks could begin now. A tier that is absent is not served.
   lanes jsonb NOT NULL,
   seen_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
@@ -142,17 +164,14 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   DELETE FROM runtime.workers WHERE worker = p_worker
 $$;
 
--- By lane, over the workers that were heard of lately. A slot is free for a lane where its guarantee has room, or the
--- worker as a whole has: so the lanes' free slots do not add up, as each counts what all may borrow.
+-- By lane, over the workers that were heard of lately. The lanes' free slots do not add up: each counts what all may borrow.
 CREATE FUNCTION runtime.lane_slots(p_within interval)
 RETURNS TABLE (tier text, workers bigint, slots bigint, slots_free bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT l.tier, count(*), sum(w.slots), sum(greatest(0, l.guaranteed - l.held, w.slots - w.taken))::bigint
-  FROM (SELECT v.slots, v.lanes, (SELECT sum((e.value ->> 'held')::integer) FROM jsonb_each(v.lanes) e) AS taken
-        FROM runtime.workers v WHERE v.seen_at > clock_timestamp() - p_within) w
-  CROSS JOIN LATERAL (SELECT e.key AS tier, (e.value ->> 'guaranteed')::integer AS guaranteed,
-                             (e.value ->> 'held')::integer AS held FROM jsonb_each(w.lanes) e) l
-  GROUP BY l.tier
+  SELECT l.key, count(*), sum(w.slots), sum(l.value::integer)
+  FROM runtime.workers w CROSS JOIN LATERAL jsonb_each_text(w.lanes) l
+  WHERE w.seen_at > clock_timestamp() - p_within
+  GROUP BY l.key
 $$;
 
 -- By lane: runs that go on, runs that are parked, and how many began within the last minute, since when.
@@ -196,7 +215,7 @@ BEGIN
   RETURN FOUND;
 END $$;
 
-REVOKE ALL ON FUNCTION runtime.covers, runtime.begin_cancellation, runtime.sweep, runtime.cancel_recorded, runtime.next_cancellation,
+REVOKE ALL ON FUNCTION runtime.covers, runtime.is_cancelled, runtime.begin_cancellation, runtime.sweep, runtime.cancel_recorded, runtime.next_cancellation,
   runtime.refuse_each, runtime.report_worker, runtime.retire_worker, runtime.lane_slots, runtime.lane_runs,
   runtime.lane_queues, runtime.watch_lanes FROM PUBLIC;
 GRANT SELECT ON runtime.cancellations TO laneway_gateway;

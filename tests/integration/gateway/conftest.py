@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from gateway.keys import ApiKey
 from gateway.server import Server
 from gateway.settings import CatalogueFiles, Http, Settings
 from gateway.streams import Pace
+from tests.integration.gateway.relay import Relay, relaying
 from tests.servers import Servers
 from tests.stage import CATALOGUE, Stage, eventually, staged
 
@@ -136,6 +137,36 @@ async def running(stage: Stage, pace: Pace = QUICK, **urls: str) -> AsyncIterato
 async def gateway(stage: Stage) -> AsyncIterator[Running]:
     async with running(stage) as made:
         yield made
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A gateway whose every connection leads through a relay."""
+
+    gateway: Running
+    rabbit: Relay
+    postgres: Relay
+    redis: Relay
+
+    def relays(self, names: str) -> list[Relay]:
+        """Those that are named."""
+        return [getattr(self, name) for name in names.split("+")]
+
+    async def readiness(self) -> int:
+        """What a balancer sees."""
+        return (await self.gateway.client.get("/health/ready")).status_code
+
+
+@pytest.fixture
+async def fragile(stage: Stage) -> AsyncIterator[Fragile]:
+    async with AsyncExitStack() as stack:
+        rabbit, rabbit_url = await stack.enter_async_context(relaying(stage.rabbit("gateway").url.get_secret_value()))
+        postgres, postgres_url = await stack.enter_async_context(relaying(stage.login("gateway")))
+        redis, redis_url = await stack.enter_async_context(relaying(stage.servers.redis_state_url))
+        gateway = await stack.enter_async_context(
+            running(stage, rabbit=rabbit_url, postgres=postgres_url, redis=redis_url)
+        )
+        yield Fragile(gateway, rabbit, postgres, redis)
 
 
 @pytest.fixture

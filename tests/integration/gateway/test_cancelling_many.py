@@ -9,13 +9,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from common import streams
 from common.admission import outstanding_key
 from common.contracts import CancelsRequested, RunFinished
 from common.messaging.envelope import unseal
 from common.messaging.topology import CONTROL
 from common.redis import Client
 from tests.integration.gateway.batching import follow, questions, read, recorded, recording, submit
-from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant, tapping
+from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tap, Tenant, tapping
 from tests.stage import Stage, eventually
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -61,7 +62,9 @@ async def test_a_batch_in_all_states_is_cancelled_and_told_truly(gateway: Runnin
         at = datetime.now(UTC)
         end = RunFinished(task_id=ids[0], tenant_id=tenant.id, tier="pro", fence=1, status="completed", finished_at=at)
         await gateway.database.execute("SELECT runtime.finish($1, 1, 'completed', $2, $3)", ids[0], end.encode(), at)
-        await gateway.database.execute("UPDATE runtime.runs SET status = 'parked' WHERE task_id = $1", ids[1])
+        await gateway.database.execute(
+            "UPDATE runtime.runs SET status = 'parked', fence = 0 WHERE task_id = $1", ids[1]
+        )
         async with tapping(stage, CONTROL) as bells:
             following = asyncio.create_task(follow(gateway, tenant, {**batch}, until=None))
             answer = await _cancel(gateway, tenant, batch["links"]["cancel"])
@@ -112,7 +115,9 @@ async def test_a_cancel_covers_what_nobody_has_recorded_yet(gateway: Running, st
         assert await _statuses(gateway, later) == ["queued"] * 2, "accepted after it"
 
 
-async def test_a_batch_that_is_not_recorded_is_pending_and_then_cancelled(gateway: Running, stage: Stage) -> None:
+async def test_a_batch_that_is_not_recorded_is_pending_and_then_cancelled(
+    gateway: Running, stage: Stage, state: Client
+) -> None:
     tenant = await gateway.tenant()
     batch = (await submit(gateway, tenant, questions(3))).json()
     answer = await _cancel(gateway, tenant, batch["links"]["cancel"])
@@ -123,6 +128,80 @@ async def test_a_batch_that_is_not_recorded_is_pending_and_then_cancelled(gatewa
             return bool((await read(gateway, tenant, batch))["counts"]["cancelled"] == 3)
 
         await eventually(cancelled)
+        await _told(state, tenant, batch)
+
+
+async def _told(state: Client, tenant: Tenant, batch: dict[str, Any]) -> None:
+    """Whoever cancelled it: its streams have ended, and nothing of it counts any more."""
+
+    async def told() -> bool:
+        logs = [streams.key(tenant.id, UUID(task["id"])) for task in batch["tasks"]]
+        ended = [bool(await state.xlen(log)) for log in logs]
+        return all(ended) and await state.zcard(outstanding_key(tenant.id, 5)) == 0
+
+    await eventually(told)
+
+
+async def _acquire(gateway: Running, tenant: Tenant, task: str, message: bytes | None = None) -> tuple[str, str | None]:
+    """As a worker asks, first without the message."""
+    row = await gateway.database.fetchrow(
+        "SELECT * FROM runtime.acquire($1, $2, 'pro', 'w', interval '1 minute', NULL, $3)",
+        UUID(task),
+        tenant.id,
+        message,
+    )
+    assert row is not None
+    return row["decision"], row["status"]
+
+
+async def test_what_was_accepted_before_a_cancel_never_begins_though_nobody_has_recorded_it(
+    gateway: Running, tap: Tap
+) -> None:
+    tenant, stranger = await gateway.tenant(), await gateway.tenant()
+    before = (await submit(gateway, tenant, questions(2, metadata={"order": "4711"}))).json()
+    single = (await gateway.submit(tenant)).json()
+    others = (await gateway.submit(stranger)).json()
+    assert (await _cancel(gateway, tenant, "/v1/tasks/cancel", {"metadata": {"order": "4711"}}))["cancelled"] == 0
+    await _cancel(gateway, tenant, before["links"]["cancel"])
+    after = (await submit(gateway, tenant, questions(1, metadata={"order": "4711"}))).json()
+
+    async def decided(task: str) -> tuple[str, str | None]:
+        assert await _acquire(gateway, tenant, task) == ("full", None), "only its message can tell"
+        (message, *_) = await tap.messages(task)
+        return await _acquire(gateway, tenant, task, message.body)
+
+    assert await decided(before["tasks"][0]["id"]) == ("finished", "cancelled")
+    assert await decided(before["tasks"][1]["id"]) == ("finished", "cancelled")
+    assert await decided(single["id"]) == ("acquired", "running"), "of another order"
+    assert await decided(after["tasks"][0]["id"]) == ("acquired", "running"), "accepted after it"
+    assert await _acquire(gateway, stranger, others["id"]) == ("acquired", "running")
+    # A day later there is nothing to ask any more: the record has long had all of it.
+    await gateway.database.execute(
+        "UPDATE runtime.cancellations SET as_of = as_of - interval '25 hours' WHERE tenant_id = $1", tenant.id
+    )
+    late = (await gateway.submit(tenant)).json()
+    assert await _acquire(gateway, tenant, late["id"]) == ("acquired", "running")
+
+
+async def test_what_a_cancel_has_not_reached_yet_never_begins(gateway: Running, stage: Stage) -> None:
+    tenant = await gateway.tenant()
+    async with recording(stage):
+        batch = await _batch(gateway, tenant, 3)
+    begin = "SELECT runtime.begin_cancellation($1, $2, now(), $3, NULL, NULL)"
+    first, second, third = (task["id"] for task in batch["tasks"])
+    await gateway.database.execute(begin, uuid4(), tenant.id, "parked")
+    assert await _acquire(gateway, tenant, first) == ("acquired", "running"), "it was not parked"
+    await gateway.database.execute(begin, uuid4(), tenant.id, "queued")
+    assert await _acquire(gateway, tenant, second) == ("finished", "cancelled"), "its record tells"
+    # One whose worker died had begun before: it is not what was queued.
+    await gateway.database.execute(
+        "UPDATE runtime.runs SET lease_until = now() - interval '1 second' WHERE task_id = $1", UUID(first)
+    )
+    assert await _acquire(gateway, tenant, first) == ("acquired", "running")
+    await gateway.database.execute(begin, uuid4(), tenant.id, None)
+    assert await _acquire(gateway, tenant, third) == ("finished", "cancelled")
+    assert await _acquire(gateway, tenant, first) == ("leased", "running")
+    assert (await _statuses(gateway, batch))[0] == "cancelling"
 
 
 async def test_filters_are_kept_to(gateway: Running, stage: Stage) -> None:
@@ -176,7 +255,7 @@ async def test_operators_need_their_key_and_a_tenant_that_exists(gateway: Runnin
     assert (await gateway.client.post("/v1/tasks/cancel", json={})).status_code == 401
 
 
-async def test_what_a_gateway_left_undone_the_persister_finishes(gateway: Running, stage: Stage) -> None:
+async def test_what_a_gateway_left_undone_the_persister_finishes(gateway: Running, stage: Stage, state: Client) -> None:
     tenant = await gateway.tenant()
     async with recording(stage):
         batch = await _batch(gateway, tenant, 7)
@@ -195,6 +274,11 @@ async def test_what_a_gateway_left_undone_the_persister_finishes(gateway: Runnin
             return await _statuses(gateway, batch) == ["cancelled"] * 7
 
         await eventually(swept)
+
+        async def released() -> bool:
+            return await state.zcard(outstanding_key(tenant.id, 5)) == 3
+
+        await eventually(released)  # all but those whose gateway died before it could
 
 
 async def test_many_are_cancelled_in_few_steps(gateway: Running, stage: Stage, state: Client) -> None:

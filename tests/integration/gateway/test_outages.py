@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
@@ -15,41 +12,10 @@ from pamqp.frame import marshal
 from common.admission import outstanding_key
 from common.redis import Client
 from gateway import principals
-from tests.integration.gateway.conftest import Running, Tap, Tenant, running
-from tests.integration.gateway.relay import Relay, relaying
-from tests.stage import Stage, eventually
+from tests.integration.gateway.conftest import Fragile, Tap, Tenant
+from tests.stage import eventually
 
 _LIMIT_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Fragile:
-    """A gateway whose every connection leads through a relay."""
-
-    gateway: Running
-    rabbit: Relay
-    postgres: Relay
-    redis: Relay
-
-    def relays(self, names: str) -> list[Relay]:
-        """Those that are named."""
-        return [getattr(self, name) for name in names.split("+")]
-
-    async def readiness(self) -> int:
-        """What a balancer sees."""
-        return (await self.gateway.client.get("/health/ready")).status_code
-
-
-@pytest.fixture
-async def fragile(stage: Stage) -> AsyncIterator[Fragile]:
-    async with AsyncExitStack() as stack:
-        rabbit, rabbit_url = await stack.enter_async_context(relaying(stage.rabbit("gateway").url.get_secret_value()))
-        postgres, postgres_url = await stack.enter_async_context(relaying(stage.login("gateway")))
-        redis, redis_url = await stack.enter_async_context(relaying(stage.servers.redis_state_url))
-        gateway = await stack.enter_async_context(
-            running(stage, rabbit=rabbit_url, postgres=postgres_url, redis=redis_url)
-        )
-        yield Fragile(gateway, rabbit, postgres, redis)
 
 
 async def _timed(fragile: Fragile, tenant: Tenant, key: str | None = None) -> tuple[int, float]:

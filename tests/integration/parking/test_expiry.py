@@ -16,6 +16,7 @@ from common.postgres import Pool
 from persister import handlers
 from tests.integration.agent_worker.world import Played, World
 from tests.integration.parking.yard import ANSWER, parked_row, until_parked, waking
+from tests.stage import pipelined
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def _record(world: World, pool: Pool, task: TaskSubmitted) -> None:
     """What admission and the persister keep of a submission."""
     member = {str(task.task_id): 9e15}
     await world.state.zadd(admission.outstanding_key(task.tenant_id, task.priority), member)
-    await handlers.record([task], pool, 10)
+    await handlers.record([task], pool, 10, pipelined(world.state))
 
 
 async def _ended(world: World, task: TaskSubmitted) -> dict[str, Any]:
@@ -110,7 +111,7 @@ async def test_a_task_that_has_begun_has_kept_its_deadline(world: World, resende
 
 async def test_a_stream_that_redis_lost_ends_in_the_record(world: World, resender: Publisher, pool: Pool) -> None:
     task = world.task(deadline_at=now() - timedelta(seconds=1))
-    await handlers.record([task], pool, 10)
+    await handlers.record([task], pool, 10, pipelined(world.state))
     async with waking(world, resender):
         await _ended(world, task)
     await world.state.delete(streams.key(task.tenant_id, task.task_id))

@@ -13,14 +13,17 @@ import pytest
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.runs import RunError
 from common.contracts.tasks import InputMessage
+from common.pipelining import Pipelined
 from common.postgres import Pool
 from persister import handlers
 from persister.handlers import Recorded
 from tests.integration.persister.story import START, Story
+from tests.unit.gateway.broken import BrokenRedis
 
 
 async def _record(pool: Pool, *batch: Recorded) -> None:
-    await handlers.record(batch, pool, 10)
+    # Redis has no part in it.
+    await handlers.record(batch, pool, 10, Pipelined(BrokenRedis(), 1.0))
 
 
 async def _task(owner: Pool, task_id: UUID) -> dict[str, Any]:

@@ -381,3 +381,30 @@ def test_from_any_start_saturation_converges_to_the_weights(tiers: list[Tier], e
         fair = slots.total * tier.weight / total
         assert slots.held[tier.name] <= max(fair + 2, slots.guaranteed[tier.name])
         assert slots.held[tier.name] >= fair - spare - 2
+
+
+def test_room_is_what_could_begin_now() -> None:
+    """Ten slots: three are enterprise's, one is pro's, one is free's, and five are anybody's."""
+    slots = Slots(10, DEFAULT)
+    assert {tier: slots.room(tier) for tier in slots.guaranteed} == {"enterprise": 10, "pro": 10, "free": 10}
+    loan = slots.lend("pro", 4, 0.0)
+    assert slots.room("pro") == 10, "what it was lent is its own"
+    assert slots.room("free") == 6, "and nobody else's"
+    slots.begin("pro", None, 0.0)
+    for _ in range(4):
+        slots.begin("pro", loan, 0.0)
+    assert (slots.room("pro"), slots.room("free"), slots.room("enterprise")) == (5, 5, 5)
+    more = slots.lend("pro", 5, 0.0)
+    for _ in range(5):
+        slots.begin("pro", more, 0.0)
+    assert slots.free == 0
+    assert (slots.room("pro"), slots.room("free"), slots.room("enterprise")) == (0, 1, 3), "guarantees are free still"
+    slots.take_back(more)
+    assert (slots.room("pro"), slots.room("free")) == (0, 1), "its runs are still in it"
+    for _ in range(5):
+        slots.end("pro", more, 0.0)
+    assert (slots.room("pro"), slots.room("free")) == (5, 5)
+    slots.end("pro", None, 0.0)
+    assert slots.room("pro") == 6, "the slot of the run that has just ended is kept for it"
+    slots.paused = frozenset({"pro"})
+    assert slots.room("pro") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -10,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.pipelining import Pipelined
+from common.postgres import Pool
 from deploy.seed import PLANS
 from gateway.admission import Admission, Candidate, Decision, Outcome, level_of
+from gateway.background import Background
+from gateway.database import Database
+from gateway.outstanding import Outstanding
 from gateway.principals import Principal
 from tests.unit.gateway.broken import BrokenRedis
 
@@ -41,7 +46,9 @@ def test_of_two_tenants_the_smaller_one_gets_two_fifths_until_it_is_served(small
 
 
 async def test_without_redis_a_process_admits_its_share_at_a_neutral_level() -> None:
-    admission = Admission(Pipelined(BrokenRedis(), 1.0), replicas=2)
+    redis = Pipelined(BrokenRedis(), 1.0)
+    nobody = Database(cast(Pool, None), 1.0)
+    admission = Admission(redis, Outstanding(nobody, redis, Background()), replicas=2)
     principal = Principal(uuid4(), "free", 6, 100)
 
     async def admit() -> Decision:

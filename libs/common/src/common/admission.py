@@ -26,6 +26,11 @@ def outstanding_key(tenant_id: UUID, priority: int) -> str:
     return f"{{{tenant_id}}}:outstanding:{priority}"
 
 
+def whole_key(tenant_id: UUID) -> str:
+    """There while the sets have all outstanding tasks; missing where they are to be counted anew from the record."""
+    return f"{{{tenant_id}}}:outstanding:whole"
+
+
 def record_key(tenant_id: UUID, task_id: UUID) -> str:
     """What was answered when the task was submitted: for retries, and for reads before the durable record."""
     return f"{{{tenant_id}}}:task:{task_id}"

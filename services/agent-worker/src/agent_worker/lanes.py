@@ -117,6 +117,14 @@ class Slots:
         """Slots that no run is in and that are not lent either. Negative while guarantees are made good."""
         return self.total - self._promised - self._ending
 
+    def room(self, tier: str) -> int:
+        """How many runs of the tier could begin now: in its guarantee or in free slots, and in what it was lent."""
+        if tier in self.paused:
+            return 0
+        lent = sum(loan.size - loan.held for loan in self._loans[tier])
+        unlent = self.free + len(self._between_runs[tier])
+        return lent + max(self.guaranteed[tier] - self._by_right[tier], unlent)
+
     @property
     def loans(self) -> list[Loan]:
         """All that are open."""

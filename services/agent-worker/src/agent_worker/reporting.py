@@ -36,6 +36,6 @@ async def retire(reports: WorkerReports, worker: str) -> None:
         _log.info("worker.not_retired", error=repr(error))
 
 
-def lanes_of(slots: Slots) -> dict[str, dict[str, int]]:
-    """By tier: the slots that are its own, and the runs that it has."""
-    return {tier: {"guaranteed": own, "held": slots.held[tier]} for tier, own in slots.guaranteed.items()}
+def lanes_of(slots: Slots) -> dict[str, int]:
+    """By tier: how many of its tasks could begin here now."""
+    return {tier: slots.room(tier) for tier in slots.guaranteed}

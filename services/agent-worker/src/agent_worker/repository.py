@@ -249,8 +249,8 @@ class WorkerReports:
         self._pool = pool
         self._timeout = timeout
 
-    async def report(self, worker: str, slots: int, lanes: dict[str, dict[str, int]]) -> None:
-        """This worker is there, with so many slots."""
+    async def report(self, worker: str, slots: int, lanes: dict[str, int]) -> None:
+        """This worker is there, with so many slots; `lanes`: of each tier, how many tasks could begin now."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
             await connection.execute(_REPORT, worker, slots, lanes)
 

@@ -29,6 +29,7 @@ from common.catalogue import Agent, Catalogue, Model
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
+from common.ending import tell_end
 from common.errors import CacheUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
@@ -249,7 +250,10 @@ class Runner:
         )
         await self._ring(task)
         try:
-            await release(self._equipment.redis, task.tenant_id, task.task_id, task.priority)
+            if finished.attempts == 0:  # whoever ended it before it ran may not have told its stream
+                await tell_end(self._equipment.redis, finished, task.priority)
+            else:
+                await release(self._equipment.redis, task.tenant_id, task.task_id, task.priority)
         except CacheUnavailable as error:
             _log.info("admission.release_failed", error=str(error))  # it expires by itself
 

@@ -17,10 +17,11 @@ from uuid import UUID
 
 import structlog
 
-from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, rate_key, record_key
+from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, rate_key, record_key, whole_key
 from common.errors import CacheUnavailable
 from common.messaging.topology import HIGHEST_LEVEL
 from common.pipelining import Pipelined, Script
+from gateway.outstanding import WHOLE, Outstanding
 from gateway.principals import Principal
 
 _log = structlog.get_logger(__name__)
@@ -30,11 +31,26 @@ KEYED_SECONDS = 86_400
 UNKEYED_SECONDS = 3_600
 _LOCAL_BUCKETS = 10_000
 
-# KEYS: bucket, record, then the outstanding tasks of priorities 0 to 9.
+LEVEL = """
+local function level_of(rank)
+  local level = 30
+  while rank > 0 and level > 0 do
+    rank = math.floor(rank / 1.45)
+    level = level - 1
+  end
+  return level
+end
+"""
+"""The function `level_of`, below, as the scripts have it."""
+
+# KEYS: bucket, record, the outstanding tasks of priorities 0 to 9, and whether they are whole.
 # ARGV: requests per minute, most outstanding, priority, task, request hash, owner, answer, seconds to keep the
-# record, seconds until an outstanding task is forgotten.
+# record, seconds until an outstanding task is forgotten, whether the outstanding tasks are to be whole.
 # Answers {outcome, level, requests left, milliseconds until the bucket is full (empty: has one), answer}.
-_ADMIT = """
+_ADMIT = (
+    WHOLE
+    + LEVEL
+    + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local rpm, priority = tonumber(ARGV[1]), tonumber(ARGV[3])
@@ -76,11 +92,7 @@ if total >= tonumber(ARGV[2]) then
   for p = 0, 9 do purge(p) end
   total, rank = count()
 end
-local level = 30
-while rank > 0 and level > 0 do
-  rank = math.floor(rank / 1.45)
-  level = level - 1
-end
+local level = level_of(rank)
 if record[1] then return {'unconfirmed', level, left, full, record[3]} end
 if total >= tonumber(ARGV[2]) then return {'too_many', 0, left, full, ''} end
 
@@ -90,6 +102,7 @@ redis.call('HSET', KEYS[2], 'hash', ARGV[5], 'state', 'pending', 'owner', ARGV[6
 redis.call('EXPIRE', KEYS[2], ARGV[8])
 return {'admitted', level, left, full, ''}
 """
+)
 
 # KEYS: bucket, record, the outstanding tasks of the priority. ARGV: owner, task.
 # Only who admitted it may undo it, and only while nobody else has seen the same task confirmed.
@@ -166,8 +179,9 @@ class Decision:
 class Admission:
     """Admits, and takes back."""
 
-    def __init__(self, redis: Pipelined, replicas: int) -> None:
+    def __init__(self, redis: Pipelined, outstanding: Outstanding, replicas: int) -> None:
         self._redis = redis
+        self._outstanding = outstanding
         self._admit = Script(_ADMIT)
         self._undo = Script(_UNDO)
         self._accept = Script(_ACCEPT)
@@ -179,8 +193,9 @@ class Admission:
         rate, *outstanding = tenant_keys(tenant)
         keys = [rate, record_key(tenant, candidate.task_id), *outstanding]
         try:
-            answer = await self._redis.run(
+            answer = await self._outstanding.ask(
                 self._admit,
+                principal,
                 keys,
                 [
                     principal.requests_per_minute,
@@ -196,11 +211,12 @@ class Admission:
             )
         except CacheUnavailable as error:
             _log.info("admission.local", error=repr(error))
-            return self._local.take(principal)
+            return self.alone(principal, 1)
         return _decision(answer, principal)
 
     def alone(self, principal: Principal, tasks: int) -> Decision:
         """The decision on so many tasks at once without Redis."""
+        self._outstanding.miss(principal.tenant_id)
         return self._local.take(principal, tasks)
 
     async def undo(self, principal: Principal, candidate: Candidate) -> None:
@@ -227,8 +243,8 @@ class Admission:
 
 @lru_cache(maxsize=4096)
 def tenant_keys(tenant: UUID) -> tuple[str, ...]:
-    """The bucket's key, then those of the outstanding tasks: the same text for every request of a tenant."""
-    return (rate_key(tenant), *(outstanding_key(tenant, priority) for priority in PRIORITIES))
+    """The bucket's key, those of the outstanding tasks, and of whether they are whole: the same for every request."""
+    return (rate_key(tenant), *(outstanding_key(tenant, priority) for priority in PRIORITIES), whole_key(tenant))
 
 
 def _decision(answer: list[Any], principal: Principal) -> Decision:

@@ -12,25 +12,29 @@ from typing import Any
 
 import structlog
 
-from common.admission import OUTSTANDING_SECONDS, outstanding_key, rate_key, record_key
+from common.admission import outstanding_key, rate_key, record_key
 from common.batches import batch_key
 from common.errors import CacheUnavailable
 from common.pipelining import Argument, Pipelined, Script
-from gateway.admission import KEYED_SECONDS, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
+from gateway.admission import KEYED_SECONDS, LEVEL, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
 from gateway.batch_tickets import BatchTicket
+from gateway.outstanding import WHOLE, Outstanding
 from gateway.principals import Principal
 
 _log = structlog.get_logger(__name__)
 
-# KEYS: bucket, batch record, the outstanding tasks of priorities 0 to 9, then the tasks' records.
-# ARGV: requests per minute, most outstanding, request hash, time of submission, seconds to keep records, seconds until
-# an outstanding task is forgotten, then of each task its priority, its id and its answer.
+# KEYS: bucket, batch record, the outstanding tasks of priorities 0 to 9, if they are whole, then the tasks' records.
+# ARGV: requests per minute, most outstanding, request hash, time of submission, seconds to keep records, then of each
+# task its priority, its id, its answer and the seconds until it is forgotten; last, whether the sets are to be whole.
 # Answers {outcome, requests left, milliseconds until the bucket is full (empty: has one), time of submission, a digit
 # for each task (1: was confirmed before), levels}.
-_ADMIT = """
+_ADMIT = (
+    WHOLE
+    + LEVEL
+    + """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local rpm, most, size = tonumber(ARGV[1]), tonumber(ARGV[2]), #KEYS - 12
+local rpm, most, size = tonumber(ARGV[1]), tonumber(ARGV[2]), #KEYS - 13
 
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = rpm
@@ -71,7 +75,7 @@ end
 local fresh, new = {}, 0
 for i = 1, size do
   if string.sub(accepted, i, i) == '0' then
-    fresh[i] = not redis.call('ZSCORE', KEYS[ARGV[3 * i + 4] + 3], ARGV[3 * i + 5])
+    fresh[i] = not redis.call('ZSCORE', KEYS[ARGV[4 * i + 2] + 3], ARGV[4 * i + 3])
     if fresh[i] then new = new + 1 end
   end
 end
@@ -85,45 +89,47 @@ if total + new > most then
   return {'too_many', left, full, '', '', {}}
 end
 
-local levels = {}
+local levels, longest = {}, {}
 for i = 1, size do
   if fresh[i] == nil then
     levels[i] = 0
   else
-    local priority, rank, level = tonumber(ARGV[3 * i + 4]), 0, 30
+    local priority, rank = tonumber(ARGV[4 * i + 2]), 0
     for p = priority, 9 do rank = rank + counts[p] end
-    while rank > 0 and level > 0 do
-      rank = math.floor(rank / 2)
-      level = level - 1
-    end
-    levels[i] = level
+    levels[i] = level_of(rank)
     if fresh[i] then
       counts[priority] = counts[priority] + 1
-      redis.call('ZADD', KEYS[priority + 3], now + ARGV[6] * 1000, ARGV[3 * i + 5])
+      local seconds = tonumber(ARGV[4 * i + 5])
+      redis.call('ZADD', KEYS[priority + 3], now + seconds * 1000, ARGV[4 * i + 3])
+      longest[priority] = math.max(longest[priority] or 0, seconds)
     end
-    redis.call('HSET', KEYS[i + 12], 'answer', ARGV[3 * i + 6])
-    redis.call('EXPIRE', KEYS[i + 12], ARGV[5])
+    redis.call('HSET', KEYS[i + 13], 'answer', ARGV[4 * i + 4])
+    redis.call('EXPIRE', KEYS[i + 13], ARGV[5])
   end
 end
-for p = 0, 9 do redis.call('EXPIRE', KEYS[p + 3], ARGV[6]) end
+for p, seconds in pairs(longest) do
+  if redis.call('TTL', KEYS[p + 3]) < seconds then redis.call('EXPIRE', KEYS[p + 3], seconds) end
+end
 take(math.max(1, new))
 redis.call('HSET', KEYS[2], 'hash', ARGV[3], 'at', at, 'size', size, 'accepted', accepted)
 redis.call('EXPIRE', KEYS[2], ARGV[5])
 return {record[1] and 'unconfirmed' or 'admitted', left, full, at, accepted, levels}
 """
+)
 
 # KEYS: bucket, batch record, then of each task that is taken back its record and the outstanding tasks of its priority.
-# ARGV: a digit for each task of the batch (1: it was confirmed, 2: long ago), then of each that is taken back its place
-# and its id.
-# What another request has seen confirmed meanwhile stays; where nothing was, the key is free again.
+# ARGV: a digit for each task of the batch (1: it was confirmed, 2: long ago, ?: nobody knows), then of each that
+# is taken back its place and its id.
+# What another request has seen confirmed meanwhile stays; where nothing was, nor may have been, the key is free again.
 _SETTLE = """
 local before, after = redis.call('HGET', KEYS[2], 'accepted'), {}
 for i = 1, #ARGV[1] do
-  local confirmed = string.sub(ARGV[1], i, i) ~= '0' or (before and string.sub(before, i, i) == '1')
+  local told = string.sub(ARGV[1], i, i)
+  local confirmed = told == '1' or told == '2' or (before and string.sub(before, i, i) == '1')
   after[i] = confirmed and '1' or '0'
 end
 local whole = table.concat(after)
-if before and not string.find(whole, '1', 1, true) then redis.call('DEL', KEYS[2])
+if before and not string.find(whole .. ARGV[1], '[1?]') then redis.call('DEL', KEYS[2])
 elseif before then redis.call('HSET', KEYS[2], 'accepted', whole) end
 local returned = 0
 for k = 2, #ARGV, 2 do
@@ -154,8 +160,9 @@ class BatchDecision:
 class BatchAdmission:
     """Admits batches, and takes back what was not confirmed."""
 
-    def __init__(self, redis: Pipelined, single: Admission) -> None:
+    def __init__(self, redis: Pipelined, outstanding: Outstanding, single: Admission) -> None:
         self._redis = redis
+        self._outstanding = outstanding
         self._single = single
         self._admit = Script(_ADMIT)
         self._settle = Script(_SETTLE)
@@ -171,26 +178,32 @@ class BatchAdmission:
             batch.request_hash,
             batch.at.isoformat(),
             KEYED_SECONDS if batch.key is not None else UNKEYED_SECONDS,
-            OUTSTANDING_SECONDS,
         ]
-        for task in batch.tasks:
-            arguments += [task.candidate.priority, str(task.task_id), task.candidate.answer]
+        for task in (ticket.candidate for ticket in batch.tasks):
+            arguments += [task.priority, str(task.task_id), task.answer, task.outstanding_seconds]
+        keys = [rate, batch_key(tenant, batch.id), *outstanding, *records]
         try:
-            answer = await self._redis.run(
-                self._admit, [rate, batch_key(tenant, batch.id), *outstanding, *records], arguments
-            )
+            answer = await self._outstanding.ask(self._admit, principal, keys, arguments)
         except CacheUnavailable as error:
             _log.info("admission.local", error=repr(error))
             alone = self._single.alone(principal, size)
             return BatchDecision(alone, (alone.level,) * size, frozenset(), None)
         return _decision(answer, principal)
 
-    async def settle(self, batch: BatchTicket, accepted: frozenset[int], returned: frozenset[int]) -> None:
-        """Note what was accepted, and take back what was not, or long ago. Best effort: what stays behind expires."""
+    async def settle(
+        self, batch: BatchTicket, accepted: frozenset[int], returned: frozenset[int], unknown: frozenset[int]
+    ) -> None:
+        """Note what was accepted, and take back what was not, or long ago. Best effort: what stays behind expires.
+
+        What is `unknown` is taken back too, but the batch is remembered, as it may exist.
+        """
         tenant = batch.tenant_id
         keys = [rate_key(tenant), batch_key(tenant, batch.id)]
         arguments: list[Argument] = [
-            "".join(str((n in accepted) + (n in accepted & returned)) for n in range(len(batch.tasks)))
+            "".join(
+                "?" if n in unknown else str((n in accepted) + (n in accepted & returned))
+                for n in range(len(batch.tasks))
+            )
         ]
         for place in sorted(returned):
             task = batch.tasks[place].candidate

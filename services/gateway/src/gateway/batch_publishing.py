@@ -9,11 +9,12 @@ from enum import StrEnum
 
 import structlog
 
+from common.contracts.runs import RunError
 from common.errors import BrokerUnavailable, LaneFull
 from common.messaging.publisher import Publisher
 from common.messaging.topology import TASKS
 from gateway.batch_tickets import BatchTicket
-from gateway.tickets import Ticket
+from gateway.tickets import LANE_FULL, Ticket
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +41,12 @@ REASONS = {
     Fate.UNSENT: "the broker did not answer for a task before it: this one was not sent",
     Fate.UNKNOWN: "the broker did not answer: the task may have been accepted",
 }
+
+ENDS = {
+    Fate.REFUSED: LANE_FULL,
+    Fate.UNSENT: RunError(type="not_sent", message="the broker went away before this task was sent to its lane"),
+}
+"""How a task ends that was not taken, where nobody can ask for it again."""
 
 
 @dataclass

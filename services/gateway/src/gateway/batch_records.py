@@ -48,6 +48,7 @@ _VIEWS = f"""{VIEW}, q.place
 FROM unnest($1::uuid[]) WITH ORDINALITY q (task_id, place)
 LEFT JOIN history.tasks t ON t.task_id = q.task_id
 LEFT JOIN runtime.runs r ON r.task_id = q.task_id
+LEFT JOIN runtime.parked w ON w.task_id = q.task_id
 WHERE t.task_id IS NOT NULL OR r.task_id IS NOT NULL
 """
 

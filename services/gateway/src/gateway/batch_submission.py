@@ -12,12 +12,13 @@ import structlog
 from starlette.requests import Request
 
 from common.catalogue import Catalogue
+from common.contracts import RunFinished
 from common.errors import BrokerUnavailable, StoreUnavailable
 from gateway import problems
 from gateway.admission import Outcome
 from gateway.background import Background
 from gateway.batch_admission import BatchAdmission, BatchDecision
-from gateway.batch_publishing import REASONS, BatchPublisher, Fate, Sending
+from gateway.batch_publishing import ENDS, REASONS, BatchPublisher, Fate, Sending
 from gateway.batch_records import Batches
 from gateway.batch_schemas import ItemError, read_batch, refused
 from gateway.batch_tickets import BatchTicket, batch_links, batch_ticket
@@ -28,6 +29,7 @@ from gateway.requests import idempotency_key
 from gateway.schemas import TaskRequest
 from gateway.submission import NOTHING, Submissions, refusal, within
 from gateway.tasks import Tasks
+from gateway.timing import check_times
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +38,9 @@ _DECIDE_SECONDS = 2.7
 # Bodies of batches are large, and checking them keeps a process busy.
 _AT_A_TIME = 4
 _LOOK_UPS = 8
-_UNKNOWN = "Tasks of the batch may have been accepted: retry with the same Idempotency-Key, and it is the same batch."
+_UNKNOWN = "Tasks of the batch may have been accepted, and `batch` says which."
+_SAME = " Retry with the same Idempotency-Key, and it is the same batch."
+_LOOK = " Read the batch at its own address before you submit any of them again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class BatchSubmissions:
         try:
             async with within(_DECIDE_SECONDS, at_deadline=NOTHING):
                 ticket, confirmed = await self._as_before(ticket, admitted)
+            _check_times(ticket, confirmed)
         except asyncio.CancelledError:
             self._settle(ticket, admitted, frozenset(), fresh)
             raise
@@ -146,7 +151,8 @@ class BatchSubmissions:
             accepted = frozenset(place for place, fate in sending.fates.items() if fate is Fate.ACCEPTED)
             # What the record knew to be taken was admitted once more, for Redis had forgotten it.
             returned = fresh & confirmed | fresh - accepted
-            settling = self._settle(ticket, admitted, accepted, returned)
+            unknown = frozenset(place for place, fate in sending.fates.items() if fate is Fate.UNKNOWN)
+            settling = self._settle(ticket, admitted, accepted, returned, unknown)
         if settling is not None and returned:
             await asyncio.shield(settling)
         if ticket.key is None:
@@ -177,25 +183,31 @@ class BatchSubmissions:
         return ticket, confirmed | {place for place, task in recorded.items() if task.taken}
 
     def _settle(
-        self, ticket: BatchTicket, admitted: BatchDecision, accepted: frozenset[int], returned: frozenset[int]
+        self,
+        ticket: BatchTicket,
+        admitted: BatchDecision,
+        accepted: frozenset[int],
+        returned: frozenset[int],
+        unknown: frozenset[int] = frozenset(),
     ) -> asyncio.Task[None] | None:
         if not admitted.decision.recorded or not (
             returned or (accepted - admitted.accepted and ticket.key is not None)
         ):
             return None
-        return self._background.start(self._admission.settle(ticket, accepted, returned), "admission.settle")
+        return self._background.start(self._admission.settle(ticket, accepted, returned, unknown), "admission.settle")
 
     def _refuse(self, sending: Sending) -> None:
         """End what nobody can ask for again, as no key leads to it: so the batch comes to an end. Best effort."""
-        gone = [place for place, fate in sending.fates.items() if fate in (Fate.REFUSED, Fate.UNSENT)]
-        if gone:
-            self._background.start(self._refuse_each(sending.ticket, gone), "batch.refuse")
+        tasks = sending.ticket.tasks
+        ends = [tasks[place].refused(ENDS[fate]) for place, fate in sending.fates.items() if fate in ENDS]
+        if ends:
+            self._background.start(self._refuse_each(sending.ticket, ends), "batch.refuse")
 
-    async def _refuse_each(self, ticket: BatchTicket, places: Sequence[int]) -> None:
+    async def _refuse_each(self, ticket: BatchTicket, ends: Sequence[RunFinished]) -> None:
         try:
-            await self._tasks.refuse_each(ticket.tenant_id, [ticket.tasks[place].refused() for place in places])
+            await self._tasks.refuse_each(ticket.tenant_id, ends)
         except StoreUnavailable as error:
-            _log.warning("batch.not_refused", batch_id=str(ticket.id), tasks=len(places), error=repr(error))
+            _log.warning("batch.not_refused", batch_id=str(ticket.id), tasks=len(ends), error=repr(error))
 
 
 def _receipt(sending: Sending, admitted: BatchDecision, *, first: bool) -> BatchReceipt:
@@ -204,8 +216,6 @@ def _receipt(sending: Sending, admitted: BatchDecision, *, first: bool) -> Batch
         if Fate.REFUSED in fates:
             raise problems.LANE_FULL.problem(problems.LANE_FULL.detail, headers=problems.COME_AGAIN)
         raise problems.unavailable(NOTHING)
-    if Fate.ACCEPTED not in fates:
-        raise problems.unavailable(_UNKNOWN)
     complete = fates == {Fate.ACCEPTED}
     document = {
         "id": ticket.id,
@@ -216,9 +226,25 @@ def _receipt(sending: Sending, admitted: BatchDecision, *, first: bool) -> Batch
         "links": batch_links(ticket.id),
     }
     headers = admitted.decision.headers() | {"Location": f"/v1/batches/{ticket.id}"}
+    if Fate.ACCEPTED not in fates:
+        detail = _UNKNOWN + (_LOOK if ticket.key is None else _SAME)
+        raise problems.unavailable(detail, headers=headers, members={"batch": document})
     if not complete:
         return BatchReceipt(207, orjson.dumps(document), headers | problems.COME_AGAIN)
     return BatchReceipt(202 if first else 200, orjson.dumps(document), headers)
+
+
+def _check_times(ticket: BatchTicket, confirmed: frozenset[int]) -> None:
+    """As with a single task: what was accepted before stays so, however long ago. Raises `Problem`."""
+    errors: list[ItemError] = []
+    for place, task in enumerate(ticket.tasks):
+        try:
+            if place not in confirmed:
+                check_times(task.request, task.at)
+        except Problem as problem:
+            errors += [(place, ("tasks", str(place), one["field"]), one["reason"]) for one in problem.errors or ()]
+    if errors:
+        raise refused(errors, len({index for index, *_ in errors}), len(ticket.tasks))
 
 
 def _task(sending: Sending, place: int) -> dict[str, Any]:

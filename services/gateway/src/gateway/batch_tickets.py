@@ -14,7 +14,7 @@ from common.contracts.identifiers import batch_id, batched_task_id
 from common.contracts.tasks import BatchPlace
 from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
-from gateway.tickets import Ticket, answer, request_hash
+from gateway.tickets import Ticket, answer, outstanding_seconds, request_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ def _ticket(
         request_hash=request_hash(request),
         owner="",
         answer=answer(task, tier, "queued", at),
+        outstanding_seconds=outstanding_seconds(request, at),
     )
     return Ticket(tenant_id, request, tier, key, at, candidate, place)
 

@@ -38,6 +38,7 @@ from gateway.lane_records import LaneRecords
 from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
 from gateway.metrics import Metrics
+from gateway.outstanding import Outstanding
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
@@ -92,7 +93,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         stack.push_async_callback(stop, listening)
         followed = Streams(state, hub, store, metrics, pace)
         cancellations = Cancellations(store, records, sender, pipelined)
-        admission = Admission(pipelined, settings.http.replicas)
+        outstanding = Outstanding(database, pipelined, background)
+        admission = Admission(pipelined, outstanding, settings.http.replicas)
         submissions = Submissions(
             catalogue=catalogue,
             principals=principals,
@@ -109,7 +111,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             catalogue=catalogue,
             principals=principals,
             single=submissions,
-            admission=BatchAdmission(pipelined, admission),
+            admission=BatchAdmission(pipelined, outstanding, admission),
             publisher=BatchPublisher(sender, tracing),
             batches=batches,
             tasks=store,

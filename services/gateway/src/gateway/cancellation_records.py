@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from common.ending import Swept
 from gateway.database import Database
 
 _BEGIN = "SELECT runtime.begin_cancellation($1, $2, $3, $4, $5, $6)"
@@ -24,20 +25,6 @@ class Cancellation:
     status: str | None = None
     batch_id: UUID | None = None
     metadata: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """A task that was reached, and what `runtime.cancel` said of it."""
-
-    task_id: UUID
-    tenant_id: UUID
-    tier: str
-    priority: int | None
-    batch_id: UUID | None
-    status: str
-    fence: int
-    decided: bool
 
 
 class CancellationRecords:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,15 +12,14 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat
 
-from common import admission, batches, streams
 from common.contracts import CancelsRequested
 from common.contracts.base import now
-from common.contracts.runs import cancelled_before_it_began
-from common.errors import CacheRefused, StoreUnavailable, Unavailable
+from common.ending import Swept, tell_cancelled
+from common.errors import StoreUnavailable, Unavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import CONTROL
 from common.pipelining import Pipelined
-from gateway.cancellation_records import Cancellation, CancellationRecords, Swept
+from gateway.cancellation_records import Cancellation, CancellationRecords
 
 _log = structlog.get_logger(__name__)
 _CHUNK = 500
@@ -81,29 +80,10 @@ class CancellationsOfMany:
     async def _tell(self, tenant_id: UUID, swept: Sequence[Swept]) -> None:
         """Ring once for all that run, and end the streams of all that never will. Best effort, as for a single task."""
         running = tuple(one.task_id for one in swept if one.status == "cancelling")
-        over = [one for one in swept if one.decided and one.status == "cancelled"]
         try:
             if running:
                 bell = CancelsRequested(tenant_id=tenant_id, task_ids=running)
                 await self._publisher.publish(CONTROL, "", bell, subject=tenant_id, stable_id=str(tenant_id))
-            if over:
-                await self._end(tenant_id, over)
+            await tell_cancelled(self._redis, swept)
         except Unavailable as error:
             _log.info("cancel.untold", tenant_id=str(tenant_id), tasks=len(swept), error=repr(error))
-
-    async def _end(self, tenant_id: UUID, over: Sequence[Swept]) -> None:
-        at = now()
-        ends = [cancelled_before_it_began(one.task_id, tenant_id, one.tier, one.fence, at).events for one in over]
-        logs = [streams.key(tenant_id, one.task_id) for one in over]
-        calls = [([log], streams.append_arguments(end, create=True)) for log, end in zip(logs, ends, strict=True)]
-        for answer in await self._redis.run_each(streams.APPEND, calls):
-            if isinstance(answer, CacheRefused):
-                raise answer
-        places: dict[int, list[UUID]] = defaultdict(list)
-        for one in over:
-            for priority in admission.PRIORITIES if one.priority is None else (one.priority,):
-                places[priority].append(one.task_id)
-        for priority, tasks in places.items():
-            await admission.release_each(self._redis, tenant_id, tasks, priority)
-        for batch_id in {one.batch_id for one in over if one.batch_id is not None}:
-            await batches.ring(self._redis, tenant_id, batch_id)

@@ -228,3 +228,6 @@ class ProblemDocument(Document):
     detail: str
     instance: str
     errors: list[InvalidField] | None = None
+    batch: dict[str, Any] | None = Field(
+        default=None, description="of a batch that may have been accepted: what its 202 would say"
+    )

@@ -38,22 +38,29 @@ class Kind:
         *,
         headers: Mapping[str, str] | None = None,
         errors: Sequence[Mapping[str, Any]] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> Problem:
-        """An error of this kind, to be raised."""
-        return Problem(self, detail, dict(headers or {}), errors)
+        """An error of this kind, to be raised; `members` are further ones of the document (RFC 9457, 3.2)."""
+        return Problem(self, detail, dict(headers or {}), errors, dict(members or {}))
 
 
 class Problem(Exception):
     """A request that is answered with a problem document."""
 
     def __init__(
-        self, kind: Kind, detail: str, headers: Mapping[str, str], errors: Sequence[Mapping[str, Any]] | None
+        self,
+        kind: Kind,
+        detail: str,
+        headers: Mapping[str, str],
+        errors: Sequence[Mapping[str, Any]] | None,
+        members: Mapping[str, Any],
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.headers = headers
         self.errors = errors
+        self.members = members
 
 
 UNAUTHENTICATED = Kind("unauthenticated", 401, "Unauthenticated", "The API key is not valid.")
@@ -90,10 +97,12 @@ KINDS = (
 )  # fmt: skip
 
 
-def unavailable(consequence: str) -> Problem:
+def unavailable(
+    consequence: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, Any] | None = None
+) -> Problem:
     """A server was away; `consequence` is what that means for what was asked, as far as it is known."""
     detail = f"A server did not answer in time. {consequence}".strip()
-    return UNAVAILABLE.problem(detail, headers=COME_AGAIN)
+    return UNAVAILABLE.problem(detail, headers={**(headers or {}), **COME_AGAIN}, members=members)
 
 
 def render(problem: Problem, instance: str) -> Response:
@@ -105,6 +114,7 @@ def render(problem: Problem, instance: str) -> Response:
         "status": kind.status,
         "detail": problem.detail,
         "instance": instance,
+        **problem.members,
     }
     if problem.errors is not None:
         document["errors"] = problem.errors

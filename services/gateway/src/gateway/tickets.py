@@ -21,6 +21,8 @@ from gateway.admission import Candidate
 from gateway.schemas import TaskRequest
 from gateway.timing import FURTHEST
 
+LANE_FULL = RunError(type="lane_full", message="the lane took no more tasks, and the submission was refused")
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -49,9 +51,8 @@ class Ticket:
         """The ticket of the submission that was answered so: a repetition is the same message, deadline and all."""
         return replace(self, at=datetime.fromisoformat(orjson.loads(answer)["created_at"]))
 
-    def refused(self) -> RunFinished:
-        """The end of a task that its lane refused, for those who find it in the record."""
-        error = RunError(type="lane_full", message="the lane took no more tasks, and the submission was refused")
+    def refused(self, error: RunError = LANE_FULL) -> RunFinished:
+        """The end of a task that was not taken, for those who find it all the same."""
         return ended_before_it_began(self.task_id, self.tenant_id, self.tier, now(), "failed", error)
 
     def message(self, level: int) -> TaskSubmitted:
@@ -95,14 +96,16 @@ def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None
         request_hash=request_hash(request),
         owner=uuid_utils.compat.uuid4().hex,
         answer=answer(task, tier, "queued", at),
-        outstanding_seconds=OUTSTANDING_SECONDS + _seconds_until(request.not_before, at),
+        outstanding_seconds=outstanding_seconds(request, at),
     )
     return Ticket(tenant_id, request, tier, key, at, candidate)
 
 
-def _seconds_until(start: datetime | None, at: datetime) -> int:
-    """How long a task is to wait; it counts as outstanding meanwhile."""
-    return 0 if start is None else int(min(max(start - at, timedelta()), FURTHEST).total_seconds())
+def outstanding_seconds(request: TaskRequest, at: datetime) -> int:
+    """How long a task that nobody ends counts as outstanding: while it is to wait for its time, and then some hours."""
+    start = request.not_before
+    waits = timedelta() if start is None else min(max(start - at, timedelta()), FURTHEST)
+    return OUTSTANDING_SECONDS + int(waits.total_seconds())
 
 
 def request_hash(request: TaskRequest) -> str:

@@ -37,11 +37,12 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
         publisher(settings.rabbit, PERSISTER) as publish,
         Broker(settings.rabbit, PERSISTER) as broker,
     ):
-        record = partial(handlers.record, pool=pool, timeout=timeout)
+        pipelined = Pipelined(state, redis_timeout)
+        record = partial(handlers.record, pool=pool, timeout=timeout, redis=pipelined)
         file = partial(handlers.file_dead_letters, pool=pool, timeout=timeout)
         file_tasks = partial(file, bury=True)
 
-        waker = Waker(settings.postgres, publish, Pipelined(state, redis_timeout))
+        waker = Waker(settings.postgres, publish, pipelined)
 
         async def broker_ready() -> bool:
             return broker.ready and publish.ready
@@ -60,7 +61,7 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
             "burial": bury_forever(pool, timeout),
             "waker": waker.run(),
             "partitions": keep_partitions(pool, timeout),
-            "sweeping": sweep_forever(pool, timeout),
+            "sweeping": sweep_forever(pool, timeout, pipelined),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
         checks: dict[str, Check] = {

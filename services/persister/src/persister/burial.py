@@ -70,7 +70,8 @@ async def _settle(connection: Connection, task: TaskSubmitted) -> datetime | Non
         ends = [RunFinished.decode(run["outcome"])] if run["outcome"] is not None else []
     await repository.record_tasks(connection, rows.tasks([task], ends))
     await repository.record_events(connection, [row for end in ends for row in rows.events(end)])
-    return None
+    # Held back by a pause, or by a cancel of which its record, from now on, says whether it is meant.
+    return _now() + _RETRY if run["decision"] == "full" else None
 
 
 async def _bury(connection: Connection, task: TaskSubmitted, run: asyncpg.Record) -> RunFinished:

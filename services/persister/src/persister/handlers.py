@@ -13,9 +13,11 @@ import structlog
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
+from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
 from persister import metrics, repository, rows
 from persister.dead_letters import DeadLetter
+from persister.sweeping import cancel_recorded
 
 _log = structlog.get_logger(__name__)
 Recorded: TypeAlias = TaskSubmitted | RunProgressed | RunFinished
@@ -29,7 +31,7 @@ def read(delivery: RabbitDelivery) -> Recorded:
     return contract
 
 
-async def record(batch: Sequence[Recorded], pool: Pool, timeout: float) -> None:
+async def record(batch: Sequence[Recorded], pool: Pool, timeout: float, redis: Pipelined) -> None:
     """Write a batch down; counted once it is durable."""
     started = time.perf_counter()
     submissions = [message for message in batch if isinstance(message, TaskSubmitted)]
@@ -40,23 +42,12 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float) -> None:
         await repository.record_tasks(connection, rows.tasks(submissions, ends))
         await repository.record_messages(connection, messages)
         await repository.record_events(connection, events)
-    await _cancel_recorded(submissions, pool, timeout)
+    await cancel_recorded([task.task_id for task in submissions], pool, timeout, redis)
     metrics.BATCH_MESSAGES.observe(len(batch))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
     metrics.EVENTS.inc(len(events))
     for kind, count in Counter(message.kind for message in batch).items():
         metrics.RECORDED.labels(kind).inc(count)
-
-
-async def _cancel_recorded(submissions: Sequence[TaskSubmitted], pool: Pool, timeout: float) -> None:
-    """A cancel of many looks at what is recorded: what was on its way then is cancelled when it comes.
-
-    In a transaction after the one that records: whichever of the two commits first, the other one sees it.
-    """
-    if submissions:
-        async with transaction(pool, timeout) as connection:
-            cancelled = await repository.cancel_recorded(connection, [task.task_id for task in submissions])
-        metrics.CANCELLED.inc(cancelled)
 
 
 async def file_dead_letters(letters: Sequence[DeadLetter], pool: Pool, timeout: float, *, bury: bool = False) -> None:

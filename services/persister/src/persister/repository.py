@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from common.contracts import RunFinished
+from common.ending import Swept
 from persister.dead_letters import DeadLetter
 from persister.rows import EventRow, MessageRow, TaskRow
 
@@ -147,9 +148,9 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::timestamptz[])
   WITH ORDINALITY AS r (task_id, tenant_id, tier, outcome, finished_at, n) ORDER BY r.n
 """
 
-CANCEL_RECORDED = "SELECT runtime.cancel_recorded($1)"
+CANCEL_RECORDED = "SELECT * FROM runtime.cancel_recorded($1)"
 NEXT_CANCELLATION = "SELECT runtime.next_cancellation()"
-SWEEP = "SELECT count(*) FROM runtime.sweep($1, $2)"
+SWEEP = "SELECT * FROM runtime.sweep($1, $2)"
 
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
@@ -251,10 +252,9 @@ async def expire(connection: Connection, ends: Sequence[RunFinished]) -> list[bo
     return [bool(row[0]) for row in await connection.fetch(EXPIRE, *columns)]
 
 
-async def cancel_recorded(connection: Connection, task_ids: Sequence[UUID]) -> int:
-    """Cancel those of the tasks, now that they are recorded, that an earlier cancel of many covers; how many."""
-    cancelled: int = await connection.fetchval(CANCEL_RECORDED, task_ids)
-    return cancelled
+async def cancel_recorded(connection: Connection, task_ids: Sequence[UUID]) -> list[Swept]:
+    """Cancel those of the tasks, now that they are recorded, that an earlier cancel of many covers."""
+    return [Swept(**dict(row)) for row in await connection.fetch(CANCEL_RECORDED, task_ids)]
 
 
 async def next_cancellation(connection: Connection) -> UUID | None:
@@ -263,10 +263,9 @@ async def next_cancellation(connection: Connection) -> UUID | None:
     return found
 
 
-async def sweep(connection: Connection, cancellation_id: UUID, limit: int) -> int:
-    """Cancel the next tasks that it covers; how many."""
-    swept: int = await connection.fetchval(SWEEP, cancellation_id, limit)
-    return swept
+async def sweep(connection: Connection, cancellation_id: UUID, limit: int) -> list[Swept]:
+    """Cancel the next tasks that it covers."""
+    return [Swept(**dict(row)) for row in await connection.fetch(SWEEP, cancellation_id, limit)]
 
 
 async def ensure_partitions(connection: Connection) -> None:

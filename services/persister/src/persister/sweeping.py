@@ -1,15 +1,20 @@
-"""Cancels of many that were begun and not finished: a gateway does what fits into its request, or dies in the middle.
+"""Cancels of many: those that were begun and not finished, and those that cover what comes to be recorded after them.
 
-The request is durable before anything is cancelled, so whichever persister is there goes on from where it stands.
+A gateway does what fits into its request, or dies in the middle. The request is durable before anything is cancelled,
+so whichever persister is there goes on from where it stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from uuid import UUID
 
 import structlog
 
-from common.errors import Unavailable
+from common.ending import Swept, tell_cancelled
+from common.errors import CacheUnavailable, Unavailable
+from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
 from persister import metrics, repository
 
@@ -18,22 +23,46 @@ _INTERVAL_SECONDS = 1.0
 _CHUNK = 500
 
 
-async def sweep_forever(pool: Pool, timeout: float) -> None:
+async def sweep_forever(pool: Pool, timeout: float, redis: Pipelined) -> None:
     """Finish what others have left, until cancelled."""
     while True:
         try:
-            while await sweep_next(pool, timeout):
+            while await sweep_next(pool, timeout, redis):
                 pass
         except Unavailable as error:
             _log.warning("sweeping.postponed", error=repr(error))
         await asyncio.sleep(_INTERVAL_SECONDS)
 
 
-async def sweep_next(pool: Pool, timeout: float) -> bool:
+async def sweep_next(pool: Pool, timeout: float, redis: Pipelined) -> bool:
     """One part of one cancel, in a transaction of its own; False where none is left unfinished."""
     async with transaction(pool, timeout) as connection:
         cancellation = await repository.next_cancellation(connection)
         if cancellation is None:
             return False
-        metrics.CANCELLED.inc(await repository.sweep(connection, cancellation, _CHUNK))
+        swept = await repository.sweep(connection, cancellation, _CHUNK)
+    await _tell(redis, swept)
     return True
+
+
+async def cancel_recorded(task_ids: Sequence[UUID], pool: Pool, timeout: float, redis: Pipelined) -> None:
+    """A cancel of many looks at what is recorded: what was on its way then is cancelled when it comes.
+
+    In a transaction after the one that records: whichever of the two commits first, the other one sees it.
+    """
+    if task_ids:
+        async with transaction(pool, timeout) as connection:
+            swept = await repository.cancel_recorded(connection, task_ids)
+        await _tell(redis, swept)
+
+
+async def _tell(redis: Pipelined, swept: Sequence[Swept]) -> None:
+    """What runs is cut when its worker next renews its lease; of what never ran nobody else ends the stream."""
+    metrics.CANCELLED.inc(len(swept))
+    if not swept:
+        return
+    try:
+        await tell_cancelled(redis, swept)
+    except CacheUnavailable as error:
+        # Streams find it in the record with their next look, and what counts as outstanding is forgotten by itself.
+        _log.info("sweeping.untold", tasks=len(swept), error=repr(error))

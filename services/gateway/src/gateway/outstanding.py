@@ -1,0 +1,161 @@
+"""A tenant's outstanding tasks, counted anew from PostgreSQL where Redis has lost them.
+
+A key beside the sets says that they are whole. It goes with them when Redis is emptied, and once a day, so that what
+went wrong in any other way is put right. Admission looks for it in the round trip that it makes anyway; where it is
+missing the first request counts, and those that come meanwhile wait with it. Without PostgreSQL they are admitted by
+what Redis has. What was submitted a moment ago and is not recorded yet is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from asyncpg import Record
+
+from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, release_each, whole_key
+from common.errors import CacheRefused, Unavailable
+from common.pipelining import Argument, Pipelined, Script
+from gateway.background import Background
+from gateway.database import Database
+from gateway.principals import Principal
+
+_log = structlog.get_logger(__name__)
+# A part of what a submission may take.
+_COUNT_SECONDS = 1.0
+# After a failure nobody else waits for the same.
+_REST_SECONDS = 2.0
+_WHOLE_SECONDS = 86_400
+_MOST_MISSED = 10_000
+# Beyond what the plan allows: it may have allowed more when they were submitted.
+_BEYOND = 1_000
+_AT_A_TIME = 1_000
+
+_OPEN = """
+SELECT t.task_id, t.priority,
+       extract(epoch FROM greatest(t.submitted_at, w.wake_at) - clock_timestamp())::float8 + $2 AS seconds
+FROM history.tasks t
+LEFT JOIN runtime.runs r ON r.task_id = t.task_id LEFT JOIN runtime.parked w ON w.task_id = t.task_id
+WHERE t.tenant_id = $1 AND t.status = 'queued' AND t.submitted_at IS NOT NULL
+  AND (r.task_id IS NULL OR r.status IN ('running', 'parked'))
+  AND greatest(t.submitted_at, w.wake_at) > clock_timestamp() - make_interval(secs => $2)
+ORDER BY t.submitted_at DESC, t.task_id DESC LIMIT $3
+"""
+_ENDED = "SELECT task_id FROM runtime.runs WHERE task_id = ANY ($1) AND status NOT IN ('running', 'parked')"
+
+WHOLE = """
+if ARGV[#ARGV] == '2' or ARGV[#ARGV] == '1' and redis.call('EXISTS', KEYS[13]) == 0 then return {'incomplete'} end
+"""
+"""How an admission script begins. KEYS[13]: the tenant's `whole_key`. The last of ARGV: '1' where it is asked for, '2'
+where it is known to be wrong."""
+
+# KEYS: the outstanding tasks of priorities 0 to 9.
+# ARGV: of each task its priority, its id, and the seconds until it is forgotten.
+_ADD = Script(
+    """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local longest = {}
+for i = 1, #ARGV, 3 do
+  local key, seconds = KEYS[ARGV[i] + 1], math.ceil(ARGV[i + 2])
+  redis.call('ZADD', key, 'GT', now + seconds * 1000, ARGV[i + 1])
+  longest[key] = math.max(longest[key] or 0, seconds)
+end
+for key, seconds in pairs(longest) do
+  if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
+end
+return 1
+"""
+)
+
+
+class Outstanding:
+    """Sees to it that what admission counts by is whole."""
+
+    def __init__(self, database: Database, redis: Pipelined, background: Background) -> None:
+        self._database = database
+        self._redis = redis
+        self._background = background
+        self._counting: dict[UUID, asyncio.Task[None]] = {}
+        self._resting_until = 0.0
+        self._missed: set[UUID] = set()
+
+    def miss(self, tenant_id: UUID) -> None:
+        """A task was admitted without Redis: the tenant is to be counted once Redis is back."""
+        if len(self._missed) < _MOST_MISSED:
+            self._missed.add(tenant_id)
+
+    async def ask(
+        self, script: Script, principal: Principal, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> list[Argument]:
+        """An admission script's answer, by whole sets if that can be. Raises `CacheUnavailable`."""
+        answer = await self._redis.run(script, keys, [*arguments, self._wanted(principal.tenant_id)])
+        if answer[0] == b"incomplete":
+            await self._recounted(principal)
+            answer = await self._redis.run(script, keys, [*arguments, "0"])
+        found: list[Argument] = answer
+        return found
+
+    def _wanted(self, tenant_id: UUID) -> str:
+        if asyncio.get_running_loop().time() < self._resting_until:
+            return "0"
+        return "2" if tenant_id in self._missed else "1"
+
+    async def _recounted(self, principal: Principal) -> None:
+        """Wait until it is done, or cannot be done now. Whoever comes second waits with the first."""
+        tenant = principal.tenant_id
+        counting = self._counting.get(tenant)
+        if counting is None:
+            counting = self._background.start(self._count(tenant, principal.max_outstanding), "admission.recount")
+            if counting is None:
+                return
+            self._counting[tenant] = counting
+            counting.add_done_callback(lambda _: self._counting.pop(tenant, None))
+        await asyncio.wait({counting})
+
+    async def _count(self, tenant: UUID, most: int) -> None:
+        self._missed.discard(tenant)
+        try:
+            async with asyncio.timeout(_COUNT_SECONDS):
+                added = await self._fill(tenant, most)
+        except (Unavailable, TimeoutError) as error:
+            self._resting_until = asyncio.get_running_loop().time() + _REST_SECONDS
+            _log.warning("admission.not_recounted", tenant_id=str(tenant), error=repr(error))
+        else:
+            _log.info("admission.recounted", tenant_id=str(tenant), tasks=added)
+
+    async def _fill(self, tenant: UUID, most: int) -> int:
+        found = await self._rows(tenant, _OPEN, tenant, OUTSTANDING_SECONDS, most + _BEYOND)
+        keys = [outstanding_key(tenant, priority) for priority in PRIORITIES]
+        tasks: list[tuple[Argument, ...]] = [
+            (row["priority"], str(row["task_id"]), str(row["seconds"])) for row in found
+        ]
+        parts = [tasks[first : first + _AT_A_TIME] for first in range(0, len(tasks), _AT_A_TIME)]
+        for answer in await self._redis.run_each(
+            _ADD, [(keys, [one for task in part for one in task]) for part in parts]
+        ):
+            if isinstance(answer, CacheRefused):
+                raise answer
+        await self._take_out_ended(tenant, found)
+        await self._redis.execute("SET", whole_key(tenant), "1", "EX", _WHOLE_SECONDS)
+        return len(found)
+
+    async def _take_out_ended(self, tenant: UUID, added: Sequence[Record]) -> None:
+        """What ended while it was counted: its release may have come before it was added."""
+        if not added:
+            return
+        ended = {row["task_id"] for row in await self._rows(tenant, _ENDED, [row["task_id"] for row in added])}
+        for priority in PRIORITIES:
+            gone = [row["task_id"] for row in added if row["priority"] == priority and row["task_id"] in ended]
+            if gone:
+                await release_each(self._redis, tenant, gone, priority)
+
+    async def _rows(self, tenant: UUID, statement: str, *arguments: object) -> Sequence[Record]:
+        return await self._database.within(self._fetch(tenant, statement, *arguments))
+
+    async def _fetch(self, tenant: UUID, statement: str, *arguments: object) -> Sequence[Record]:
+        async with self._database.as_tenant(tenant) as connection:
+            rows: Sequence[Record] = await connection.fetch(statement, *arguments)
+            return rows
