@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import time
+from typing import cast
 from uuid import uuid4
 
 from benchmarks.figures import Figure
 from benchmarks.stand import RUNS, run
 from common import redis
-from common.admission import OUTSTANDING_SECONDS, outstanding_key, rate_key
+from common.admission import OUTSTANDING_SECONDS, outstanding_key, rate_key, whole_key
 from common.pipelining import Pipelined
+from common.postgres import Pool
 from common.redis import Client
 from gateway.admission import Admission, Candidate, Outcome
+from gateway.background import Background
+from gateway.database import Database
+from gateway.outstanding import Outstanding
 from gateway.principals import Principal
 from tests.servers import Servers
 
@@ -52,12 +58,14 @@ async def _microseconds(servers: Servers) -> list[tuple[float, float]]:
             for tenants, tasks in ((quiet, FEW), (busy, MANY)):
                 for tenant in tenants:
                     await _fill(client, tenant, tasks)
-            admission = Admission(Pipelined(client, 5), replicas=1)
+            pipelined, nobody = Pipelined(client, 5), Database(cast(Pool, None), 5)  # nothing is to be counted anew
+            admission = Admission(pipelined, Outstanding(nobody, pipelined, Background()), replicas=1)
             await _round(client, admission, quiet + busy)  # warm: the script is known from here on
             return [await _medians(client, admission, quiet, busy) for _ in range(RUNS)]
         finally:
             for tenant in quiet + busy:
-                await client.unlink(rate_key(tenant.tenant_id), outstanding_key(tenant.tenant_id, PRIORITY))
+                keys = rate_key, whole_key, partial(outstanding_key, priority=PRIORITY)
+                await client.unlink(*(key(tenant.tenant_id) for key in keys))
 
 
 async def _medians(
@@ -91,6 +99,7 @@ async def _fill(client: Client, tenant: Principal, tasks: int) -> None:
     """Outstanding tasks, as admissions leave them."""
     expires = (time() + OUTSTANDING_SECONDS) * 1000
     key = outstanding_key(tenant.tenant_id, PRIORITY)
+    await client.set(whole_key(tenant.tenant_id), "1", ex=OUTSTANDING_SECONDS)
     for start in range(0, tasks, _CHUNK):
         await client.zadd(key, {str(uuid4()): expires for _ in range(min(_CHUNK, tasks - start))})
 
