@@ -180,17 +180,17 @@ class Tap:
     """Sees every message that is published to an exchange, without taking it from anybody."""
 
     def __init__(self) -> None:
-        self._seen: list[AbstractIncomingMessage] = []
+        self.seen: list[AbstractIncomingMessage] = []
 
     async def hear(self, message: AbstractIncomingMessage) -> None:
         """One message."""
-        self._seen.append(message)
+        self.seen.append(message)
 
     async def messages(self, subject: str, count: int = 1) -> list[AbstractIncomingMessage]:
         """Those about a task, once there are so many."""
 
         async def enough() -> list[AbstractIncomingMessage]:
-            found = [message for message in self._seen if message.correlation_id == subject]
+            found = [message for message in self.seen if message.correlation_id == subject]
             return found if len(found) >= count else []
 
         return await eventually(enough)

@@ -10,13 +10,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from common.admission import outstanding_key, rate_key
+from common.admission import level_of, outstanding_key, rate_key
 from common.contracts import TaskSubmitted
 from common.contracts.identifiers import batched_task_id
 from common.messaging.envelope import unseal
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway.admission import level_of
 from tests.integration.gateway.batching import full, questions, read, recorded, recording, submit
 from tests.integration.gateway.conftest import Running, Tap, Tenant, forget
 from tests.stage import Stage, eventually

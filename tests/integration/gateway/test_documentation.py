@@ -15,13 +15,14 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, documents
+from gateway import batch_documents, documents, schedule_documents
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
+_DOCUMENTS = (documents, batch_documents, schedule_documents)
 
 
 class _Document:
@@ -49,7 +50,7 @@ class _Document:
             documents.ProblemDocument.model_validate_json(response.content, strict=False)
         elif media == "application/json":
             name = schema["$ref"].rpartition("/")[2]
-            model = getattr(documents, name, None) or getattr(batch_documents, name)
+            (model,) = (getattr(module, name) for module in _DOCUMENTS if hasattr(module, name))
             model.model_validate_json(response.content)
         return response
 
@@ -92,6 +93,7 @@ async def test_every_success_is_as_described(
         await chat.aread()
     document.check("/v1/chat/stream", chat)
     await _batched(document, gateway, stage)
+    await _scheduled(document, gateway)
     await _administered(document, client)
     assert document.seen == document.successes()
 
@@ -123,6 +125,23 @@ async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
 
         (partly,) = await eventually(in_part)
     document.check("/v1/batches", partly)
+
+
+async def _scheduled(document: _Document, gateway: Running) -> None:
+    tenant, client, own = await gateway.tenant(), gateway.client, "/v1/schedules/{schedule_id}"
+    body = {"cron": "0 9 * * 1-5", "task": {"input": "What is new?"}}
+    made = document.check("/v1/schedules", await client.post("/v1/schedules", json=body, headers=tenant.headers))
+    await gateway.database.execute(
+        "INSERT INTO runtime.ticks (schedule_id, tenant_id, tick_at, until, outcome, reason)"
+        " VALUES ($1, $2, now(), now(), 'missed', 'late')",
+        UUID(made.json()["id"]),
+        tenant.id,
+    )
+    address = made.headers["Location"]
+    document.check("/v1/schedules", await client.get("/v1/schedules", headers=tenant.headers))
+    document.check(own, await client.get(address, headers=tenant.headers))
+    document.check(own, await client.patch(address, json={"enabled": False}, headers=tenant.headers))
+    document.check(own, await client.delete(address, headers=tenant.headers))
 
 
 async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:

@@ -12,10 +12,10 @@ from uuid import UUID
 from structlog.testing import capture_logs
 
 from common import postgres
-from common.admission import OUTSTANDING_SECONDS, outstanding_key, release, whole_key
+from common.admission import OUTSTANDING_SECONDS, level_of, outstanding_key, release, whole_key
 from common.pipelining import Argument, Pipelined, Script
 from common.redis import Client
-from gateway.admission import Admission, Candidate, level_of
+from gateway.admission import Admission, Candidate
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding

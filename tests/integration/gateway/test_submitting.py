@@ -10,11 +10,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from common.admission import OUTSTANDING_SECONDS, outstanding_key, rate_key, record_key, release
+from common.admission import OUTSTANDING_SECONDS, level_of, outstanding_key, rate_key, record_key, release
 from common.contracts import TaskSubmitted
 from common.messaging.envelope import unseal
 from common.redis import Client
-from gateway.admission import level_of
 from gateway.schemas import TASK_REQUEST
 from gateway.tickets import request_hash
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tap, Tenant, forget

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.admission import level_of
 from common.pipelining import Pipelined
 from common.postgres import Pool
 from deploy.seed import PLANS
-from gateway.admission import Admission, Candidate, Decision, Outcome, level_of
+from gateway.admission import Admission, Candidate, Decision, Outcome
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding

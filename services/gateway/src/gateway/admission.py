@@ -17,31 +17,26 @@ from uuid import UUID
 
 import structlog
 
-from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, rate_key, record_key, whole_key
+from common.admission import (
+    LEVEL,
+    NEUTRAL_LEVEL,
+    OUTSTANDING_SECONDS,
+    PRIORITIES,
+    outstanding_key,
+    rate_key,
+    record_key,
+    whole_key,
+)
 from common.errors import CacheUnavailable
-from common.messaging.topology import HIGHEST_LEVEL
 from common.pipelining import Pipelined, Script
 from gateway.outstanding import WHOLE, Outstanding
 from gateway.principals import Principal
 
 _log = structlog.get_logger(__name__)
 
-NEUTRAL_LEVEL = 15
 KEYED_SECONDS = 86_400
 UNKEYED_SECONDS = 3_600
 _LOCAL_BUCKETS = 10_000
-
-LEVEL = """
-local function level_of(rank)
-  local level = 30
-  while rank > 0 and level > 0 do
-    rank = math.floor(rank / 1.45)
-    level = level - 1
-  end
-  return level
-end
-"""
-"""The function `level_of`, below, as the scripts have it."""
 
 # KEYS: bucket, record, the outstanding tasks of priorities 0 to 9, and whether they are whole.
 # ARGV: requests per minute, most outstanding, priority, task, request hash, owner, answer, seconds to keep the
@@ -250,18 +245,6 @@ def tenant_keys(tenant: UUID) -> tuple[str, ...]:
 def _decision(answer: list[Any], principal: Principal) -> Decision:
     outcome, level, left, reset, body = answer
     return Decision(Outcome(outcome.decode()), level, principal.requests_per_minute, left, reset, body)
-
-
-def level_of(rank: int) -> int:
-    """The broker's priority for a task with so many of its tenant's before it, as the script computes it.
-
-    Each level takes 1.45 times as many of a tenant's tasks as the one above: 30 of them reach to 100,000 outstanding.
-    """
-    level = HIGHEST_LEVEL
-    while rank > 0 and level > 0:
-        rank = math.floor(rank / 1.45)
-        level -= 1
-    return level
 
 
 class _LocalRates:

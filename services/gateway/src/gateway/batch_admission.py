@@ -12,11 +12,11 @@ from typing import Any
 
 import structlog
 
-from common.admission import outstanding_key, rate_key, record_key
+from common.admission import LEVEL, outstanding_key, rate_key, record_key
 from common.batches import batch_key
 from common.errors import CacheUnavailable
 from common.pipelining import Argument, Pipelined, Script
-from gateway.admission import KEYED_SECONDS, LEVEL, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
+from gateway.admission import KEYED_SECONDS, UNKEYED_SECONDS, Admission, Decision, Outcome, tenant_keys
 from gateway.batch_tickets import BatchTicket
 from gateway.outstanding import WHOLE, Outstanding
 from gateway.principals import Principal

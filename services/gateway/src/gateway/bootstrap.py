@@ -45,6 +45,9 @@ from gateway.records import Records
 from gateway.routes import admin, cancels, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.schedules import changing_schedules, making_schedules, reading_schedules
+from gateway.schedule_records import Schedules
+from gateway.scheduling import Scheduling
 from gateway.settings import Settings
 from gateway.streams import Pace, Streams
 from gateway.submission import Submissions
@@ -119,6 +122,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             metrics=metrics,
             tracing=tracing,
         )
+        schedules = Schedules(database)
+        scheduling = Scheduling(catalogue, submissions, schedules, store)
         lane_records = LaneRecords(database)
         lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
         watching = asyncio.create_task(watch_forever(lanes, lane_records, metrics), name="lanes")
@@ -138,6 +143,9 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 batches_routes.reading_batches(principals, batches),
                 batches_routes.following_batches(principals, batches, BatchStreams(hub, batches, metrics)),
                 batches_routes.cancelling_batches(principals, batches, many),
+                making_schedules(principals, scheduling),
+                changing_schedules(principals, scheduling, schedules),
+                reading_schedules(principals, schedules),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),

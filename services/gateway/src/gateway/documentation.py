@@ -10,6 +10,8 @@ from gateway.batch_documents import BatchSubmitted
 from gateway.batch_schemas import MOST_TASKS
 from gateway.documents import ProblemDocument, Submitted
 from gateway.problems import KINDS, MEDIA_TYPE, Kind
+from gateway.schedule_schemas import CHANGES, ScheduleRequest
+from gateway.schedule_schemas import EXAMPLES as SCHEDULES
 from gateway.schemas import EXAMPLES, TaskRequest
 
 _TASK_ID = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
@@ -154,6 +156,24 @@ def batch_stream_parameters() -> dict[str, Any]:
             {"name": "last_event_id", "in": "query", "description": resume, "schema": schema},
         ]
     }
+
+
+_SCHEDULE_ID = {"name": "schedule_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+def schedule_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a schedule's id by itself."""
+    return {"parameters": [_SCHEDULE_ID]}
+
+
+def schedule_body(*, change: bool = False) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a schedule by itself; of a change every field is optional."""
+    schema, examples = _inlined(ScheduleRequest), SCHEDULES
+    if change:
+        schema, examples = schema | {"required": []}, CHANGES
+    content = {"application/json": {"schema": schema, "examples": examples}}
+    body = {"requestBody": {"required": True, "content": content}}
+    return schedule_parameters() | body if change else body
 
 
 def _inlined(model: type[BaseModel]) -> dict[str, Any]:

@@ -17,6 +17,12 @@ PARKED = Gauge("laneway_persister_parked_runs", "Runs that wait without a slot",
 OLDEST_READY = Gauge(
     "laneway_persister_oldest_ready_seconds", "How long a run has been ready to go on without being taken from its lane"
 )
+TICKS = Counter("laneway_persister_schedule_ticks", "Ticks of schedules by what came of them", ["outcome"])
+TICK_LATENESS = Histogram(
+    "laneway_persister_schedule_lateness_seconds",
+    "How long after its tick a schedule's task was published",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
+)
 CANCELLED = Counter("laneway_persister_cancelled_tasks", "Tasks that a cancel of many reached by way of the persister")
 
 BATCH_MESSAGES = Histogram(

@@ -127,6 +127,7 @@ NOTE_PUBLISHED = "SELECT runtime.note_published($1, $2)"
 NEXT_DUE = """
 SELECT extract(epoch FROM least(
   (SELECT min(wake_at) FROM runtime.parked WHERE ready_at IS NULL AND wake_at IS NOT NULL),
+  (SELECT min(due_at) FROM runtime.schedules),
   (SELECT min(deadline_at) FROM history.tasks
    WHERE status = 'queued' AND deadline_at > clock_timestamp())) - clock_timestamp())::float8
 """
@@ -226,7 +227,7 @@ async def note_published(connection: Connection, published: Sequence[asyncpg.Rec
 
 
 async def seconds_until_due(connection: Connection) -> float | None:
-    """Until the next start or deadline; None where there is none."""
+    """Until the next start, tick or deadline; None where there is none."""
     seconds: float | None = await connection.fetchval(NEXT_DUE)
     return seconds
 

@@ -1,8 +1,9 @@
-"""Wakes what is parked, and ends what has waited beyond its deadline: one process at a time, whatever their number.
+"""Wakes what is parked, fires schedules, and ends what has waited beyond its deadline: one process at a time, whatever
+their number.
 
 Who holds an advisory lock of PostgreSQL does it, over the very connection that holds it: a waker that has lost the lock
-can decide nothing more. It listens on that connection for runs that end or park, and looks again when the next start or
-deadline is due, and each second, since a lease that runs out tells nobody.
+can decide nothing more. It listens on that connection for runs that end or park, and looks again when the next start,
+tick or deadline is due, and each second, since a lease that runs out tells nobody.
 
 A run is made ready first, then its message is published, confirmed, and that is noted. Whatever is lost in between is
 published once more, and of two messages only one is ever run.
@@ -28,6 +29,7 @@ from common.pipelining import Pipelined
 from common.settings import Postgres
 from persister import metrics, repository
 from persister.expiry import expire_overdue
+from persister.scheduling import fire_due
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -88,10 +90,12 @@ class Waker:
         while True:
             heard.clear()
             more = await self._look(connection)
+            # After the rest: a broker that is slow to confirm keeps only schedules waiting.
+            fired = await fire_due(connection, self.publisher, self.redis, _BATCH)
             if clock() - measured > _MEASURE_SECONDS:
                 measured = clock()
                 await _measure(connection)
-            if not more:
+            if not more and fired < _BATCH:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause(await repository.seconds_until_due(connection))):
                         await heard.wait()

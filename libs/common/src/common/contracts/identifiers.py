@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import uuid_utils.compat
@@ -33,3 +34,8 @@ def batched_task_id(batch: UUID, index: int) -> UUID:
 def attempt_id(task: UUID, step: int, call: int) -> UUID:
     """One model call: one hold, one usage record, one ledger posting. `call` counts the calls within the step."""
     return uuid5(_ATTEMPTS, f"{task}:{step}:{call}")
+
+
+def scheduled_task_id(schedule: UUID, tick: datetime) -> UUID:
+    """The one task of a schedule's tick, however often and by whomever it is published."""
+    return uuid5(schedule, tick.astimezone(UTC).isoformat())

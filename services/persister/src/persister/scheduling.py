@@ -1,0 +1,201 @@
+"""Publishes what schedules are due for: one task for each tick, whatever happens in between.
+
+A tick's task is published and confirmed first; then the tick and the task are recorded, and the schedule goes on, in
+one transaction. Who dies between the two leaves the tick open: whoever looks next publishes the same task again, by the
+same id, of which only one is ever run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import asyncpg
+import structlog
+
+from common.admission import NEUTRAL_LEVEL, release
+from common.cadence import CadenceError, cadence
+from common.contracts import TaskSubmitted
+from common.contracts.identifiers import scheduled_task_id
+from common.errors import BrokerUnavailable, CacheUnavailable, DecodeError, LaneFull, PoisonError
+from common.messaging.publisher import Publisher
+from common.messaging.topology import TASKS
+from common.pipelining import Pipelined
+from common.scheduling import given_up, task_of_tick
+from persister import metrics, places, repository, rows, schedule_repository
+from persister.schedule_repository import Advance, TickRow
+from persister.ticking import Turn, turn
+
+if TYPE_CHECKING:
+    from common.postgres import Connection
+
+_log = structlog.get_logger(__name__)
+_RETRY_SECONDS = 5.0
+_NOT_LOOKED_AT = "late"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What came of a look at a schedule."""
+
+    schedule: asyncpg.Record
+    step: Advance
+    ticks: tuple[TickRow, ...] = ()
+    task: TaskSubmitted | None = None
+    """What was published."""
+
+
+async def fire_due(connection: Connection, publisher: Publisher, redis: Pipelined, limit: int) -> int:
+    """Look at so many schedules at most; how many were due."""
+    due = await schedule_repository.due(connection, limit)
+    if due:
+        settled = await asyncio.gather(*(_settle(schedule, publisher, redis) for schedule in due))
+        await _record(connection, settled)
+    return len(due)
+
+
+async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined) -> Settled:
+    try:
+        cadence_of = cadence(schedule["cron"], schedule["time_zone"])
+    except CadenceError as error:
+        # Checked when it was made: this machine knows other zones. It stands still, and says why.
+        _log.error("schedule.unusable", schedule_id=str(schedule["schedule_id"]), error=repr(error))
+        tick = schedule["next_at"]
+        return Settled(schedule, _step(schedule, None), (_tick(schedule, "skipped", tick, tick, str(error)),))
+    tried = schedule["waiting"] is not None
+    now = schedule["now"]
+    plan = turn(cadence_of, schedule["next_at"], now, schedule["missed"], tried=tried)
+    missed: tuple[TickRow, ...] = ()
+    if plan.missed is not None:
+        missed = (_tick(schedule, "missed", *plan.missed, schedule["waiting"] or _NOT_LOOKED_AT),)
+    if plan.tick is None:
+        return Settled(schedule, _step(schedule, plan.next_at), missed)
+    return await _fire(schedule, plan, plan.tick, missed, publisher, redis)
+
+
+async def _fire(
+    schedule: asyncpg.Record,
+    plan: Turn,
+    tick: datetime,
+    missed: tuple[TickRow, ...],
+    publisher: Publisher,
+    redis: Pipelined,
+) -> Settled:
+    try:
+        task = await _enter(schedule, tick, publisher, redis)
+    except _Skipped as skipped:
+        row = _tick(schedule, "skipped", tick, tick, skipped.reason)
+        return Settled(schedule, _step(schedule, plan.next_at), (*missed, row))
+    except BrokerUnavailable as error:
+        waiting = "lane_full" if isinstance(error, LaneFull) else "broker_unavailable"
+        _log.warning("schedule.waits", schedule_id=str(schedule["schedule_id"]), error=repr(error))
+        return Settled(schedule, _step(schedule, tick, waiting), missed)
+    fired = _tick(schedule, "fired", tick, tick, task_id=True)
+    return Settled(schedule, _step(schedule, plan.next_at), (*missed, fired), task)
+
+
+class _Skipped(Exception):
+    """This tick has no task, and never will."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+async def _enter(schedule: asyncpg.Record, tick: datetime, publisher: Publisher, redis: Pipelined) -> TaskSubmitted:
+    """Publish the tick's task. Raises `_Skipped`, and `BrokerUnavailable` where it is to be tried again."""
+    if schedule["refusal"] is not None:
+        raise _Skipped(schedule["refusal"])
+    if not publisher.ready:
+        raise BrokerUnavailable("RabbitMQ is not connected")
+    try:
+        template = TaskSubmitted.decode(schedule["message"])
+    except DecodeError as error:
+        raise _Skipped(f"unusable: {error.reason}") from error
+    task = task_of_tick(
+        template,
+        schedule["schedule_id"],
+        tick,
+        tier=schedule["tier"],
+        level=await _level(schedule, tick, template.priority, redis),
+        at=schedule["now"],
+    )
+    try:
+        await publisher.publish(
+            TASKS, task.tier, task, subject=task.task_id, stable_id=str(task.task_id), priority=task.level
+        )
+    except LaneFull:
+        await _leave(task, redis)
+        raise
+    except PoisonError as error:
+        raise _Skipped(f"unusable: {error}") from error
+    return task
+
+
+async def _level(schedule: asyncpg.Record, tick: datetime, priority: int, redis: Pipelined) -> int:
+    task_id = scheduled_task_id(schedule["schedule_id"], tick)
+    try:
+        level = await places.take(redis, schedule["tenant_id"], task_id, priority, schedule["max_outstanding"])
+    except CacheUnavailable as error:
+        _log.info("schedule.uncounted", task_id=str(task_id), error=repr(error))
+        return NEUTRAL_LEVEL
+    if level is None:
+        raise _Skipped("too_many_outstanding")
+    return level
+
+
+async def _leave(task: TaskSubmitted, redis: Pipelined) -> None:
+    try:
+        await release(redis, task.tenant_id, task.task_id, task.priority)
+    except CacheUnavailable as error:
+        _log.info("schedule.place_kept", task_id=str(task.task_id), error=repr(error))  # it expires by itself
+
+
+async def _record(connection: Connection, settled: Sequence[Settled]) -> None:
+    async with connection.transaction():
+        there = await schedule_repository.lock(connection, [one.step.schedule_id for one in settled])
+        ticks = [tick for one in settled for tick in one.ticks if tick.schedule_id in there]
+        await schedule_repository.record_ticks(connection, ticks)
+        # Here and not only by way of the queue: who reads the tick finds its task.
+        tasks = sorted((one.task for one in settled if one.task is not None), key=lambda task: task.task_id)
+        await repository.record_tasks(connection, rows.tasks(tasks, []))
+        await repository.record_messages(connection, [row for task in tasks for row in rows.given(task)])
+        for one in settled:
+            await _give_up(connection, one)
+        await schedule_repository.advance(connection, [one.step for one in settled], _RETRY_SECONDS)
+    for one in settled:
+        for tick in one.ticks:
+            metrics.TICKS.labels(tick.outcome).inc()
+        if one.task is not None:
+            metrics.TICK_LATENESS.observe((one.task.submitted_at - one.ticks[-1].tick_at).total_seconds())
+
+
+async def _give_up(connection: Connection, one: Settled) -> None:
+    """Of what a lane refused the record may have its copy: what will not be tried again ends."""
+    schedule = one.schedule
+    tried = schedule["next_at"]
+    settled_as = next((tick.outcome for tick in one.ticks if tick.tick_at == tried), None)
+    if schedule["waiting"] is not None and settled_as in ("missed", "skipped"):
+        end = given_up(schedule["schedule_id"], tried, schedule["tenant_id"], schedule["tier"])
+        await schedule_repository.refuse(connection, end)
+
+
+def _step(schedule: asyncpg.Record, next_at: datetime | None, waiting: str | None = None) -> Advance:
+    return Advance(schedule["schedule_id"], schedule["next_at"], next_at, waiting)
+
+
+def _tick(
+    schedule: asyncpg.Record,
+    outcome: str,
+    first: datetime,
+    last: datetime,
+    reason: str | None = None,
+    *,
+    task_id: bool = False,
+) -> TickRow:
+    schedule_id = schedule["schedule_id"]
+    task = scheduled_task_id(schedule_id, first) if task_id else None
+    return TickRow(schedule_id, schedule["tenant_id"], first, last, outcome, reason, task)
