@@ -45,7 +45,12 @@ from gateway.records import Records
 from gateway.routes import admin, cancels, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.lanes import showing_lanes
-from gateway.routes.schedules import changing_schedules, making_schedules, reading_schedules
+from gateway.routes.schedules import (
+    changing_schedules,
+    listing_schedules,
+    making_schedules,
+    reading_schedules,
+)
 from gateway.schedule_records import Schedules
 from gateway.scheduling import Scheduling
 from gateway.settings import Settings
@@ -145,6 +150,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 batches_routes.cancelling_batches(principals, batches, many),
                 making_schedules(principals, scheduling),
                 changing_schedules(principals, scheduling, schedules),
+                listing_schedules(principals, schedules),
                 reading_schedules(principals, schedules),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),

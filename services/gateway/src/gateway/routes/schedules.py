@@ -97,8 +97,8 @@ def changing_schedules(principals: Principals, scheduling: Scheduling, schedules
     return router
 
 
-def reading_schedules(principals: Principals, schedules: Schedules) -> APIRouter:
-    """Schedules that exist."""
+def listing_schedules(principals: Principals, schedules: Schedules) -> APIRouter:
+    """Many schedules."""
     router = APIRouter(tags=["schedules"], dependencies=[SECURED])
 
     @router.get(
@@ -120,15 +120,23 @@ def reading_schedules(principals: Principals, schedules: Schedules) -> APIRouter
         items = [schedule_view(row, last.get(row["schedule_id"])) for row in shown]
         return Json({"items": items, "next_cursor": more})
 
+    return router
+
+
+def reading_schedules(principals: Principals, schedules: Schedules) -> APIRouter:
+    """One schedule."""
+    router = APIRouter(route_class=RawRoute, tags=["schedules"], dependencies=[SECURED])
+
     @router.get(
         "/v1/schedules/{schedule_id}",
         summary="Read a schedule",
+        openapi_extra=schedule_parameters(),
         responses={200: {"model": ScheduleWithTicks}, **problem_responses("not-found")},
     )
-    async def read(request: Request, schedule_id: str) -> Response:
+    async def read(request: Request) -> Response:
         """With what became of its last ticks: the task of each, or the reason why it has none."""
         principal = await principals.authenticate(request.headers.get("authorization"))
-        known = _schedule_uuid(schedule_id)
+        known = _schedule_uuid(request.path_params["schedule_id"])
         row = await schedules.find(principal.tenant_id, known)
         if row is None:
             raise _no_such_schedule()
