@@ -12,6 +12,7 @@ from common import redis
 from common.admission import level_of, outstanding_key
 from common.contracts import TaskSubmitted
 from common.contracts.identifiers import scheduled_task_id
+from common.errors import BrokerUnavailable
 from common.messaging.envelope import unseal
 from common.messaging.publisher import RabbitPublisher
 from common.pipelining import Pipelined
@@ -236,6 +237,32 @@ async def test_a_full_lane_is_tried_again_until_it_has_room(
         ticks = await ticked(gateway, tenant, schedule, deadline=30)
     assert (ticks[0]["outcome"], datetime.fromisoformat(ticks[0]["at"])) == ("fired", tick)
     assert (await read(gateway, tenant, schedule))["waiting"] is None
+
+
+class Forgetful(RabbitPublisher):
+    """Publishes, and does not hear of the confirm the first time."""
+
+    forgotten = False
+
+    async def publish(self, exchange: str, routing_key: str, contract: Any, **rest: Any) -> None:
+        await super().publish(exchange, routing_key, contract, **rest)
+        if not self.forgotten:
+            self.forgotten = True
+            raise BrokerUnavailable("the confirm was lost")
+
+
+async def test_what_may_have_been_published_is_published_again_as_the_same_task(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    forgetful = Forgetful(sender._broker, sender._channel, sender._sender, 5.0)
+    async with waking(stage, forgetful, pipelined(state)):
+        tick = await due_now(gateway, schedule)
+        (fired,) = await ticked(gateway, tenant, schedule, deadline=30)
+    twice = await tap.messages(str(scheduled_task_id(schedule, tick)), 2)
+    assert (len(twice), fired["outcome"], fired["task_id"]) == (2, "fired", twice[0].correlation_id)
+    assert await state.zcard(outstanding_key(tenant.id, 5)) == 1
 
 
 async def test_what_found_no_room_until_the_next_tick_is_missed_and_ends(

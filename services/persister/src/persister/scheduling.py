@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -48,16 +48,18 @@ class Settled:
     """What was published."""
 
 
-async def fire_due(connection: Connection, publisher: Publisher, redis: Pipelined, limit: int) -> int:
-    """Look at so many schedules at most; how many were due."""
+async def fire_due(
+    connection: Connection, publisher: Publisher, redis: Pipelined, limit: int, watched: timedelta
+) -> int:
+    """Look at so many schedules at most, after having been there for so long; how many were due."""
     due = await schedule_repository.due(connection, limit)
     if due:
-        settled = await asyncio.gather(*(_settle(schedule, publisher, redis) for schedule in due))
+        settled = await asyncio.gather(*(_settle(schedule, publisher, redis, watched) for schedule in due))
         await _record(connection, settled)
     return len(due)
 
 
-async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined) -> Settled:
+async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined, watched: timedelta) -> Settled:
     try:
         cadence_of = cadence(schedule["cron"], schedule["time_zone"])
     except CadenceError as error:
@@ -67,7 +69,7 @@ async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelin
         return Settled(schedule, _step(schedule, None), (_tick(schedule, "skipped", tick, tick, str(error)),))
     tried = schedule["waiting"] is not None
     now = schedule["now"]
-    plan = turn(cadence_of, schedule["next_at"], now, schedule["missed"], tried=tried)
+    plan = turn(cadence_of, schedule["next_at"], now, schedule["missed"], watched=watched, tried=tried)
     missed: tuple[TickRow, ...] = ()
     if plan.missed is not None:
         missed = (_tick(schedule, "missed", *plan.missed, schedule["waiting"] or _NOT_LOOKED_AT),)
@@ -127,8 +129,8 @@ async def _enter(schedule: asyncpg.Record, tick: datetime, publisher: Publisher,
         await publisher.publish(
             TASKS, task.tier, task, subject=task.task_id, stable_id=str(task.task_id), priority=task.level
         )
-    except LaneFull:
-        await _leave(task, redis)
+    except BrokerUnavailable:
+        await _leave(task, redis)  # it takes one again with the next try, if there is one
         raise
     except PoisonError as error:
         raise _Skipped(f"unusable: {error}") from error

@@ -30,6 +30,7 @@ from common.settings import Postgres
 from persister import metrics, repository
 from persister.expiry import expire_overdue
 from persister.scheduling import fire_due
+from persister.ticking import Watch
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -87,11 +88,12 @@ class Waker:
     async def _wake_on(self, connection: Connection, heard: asyncio.Event) -> None:
         clock = asyncio.get_running_loop().time
         measured = 0.0
+        watch = Watch(clock)
         while True:
             heard.clear()
             more = await self._look(connection)
             # After the rest: a broker that is slow to confirm keeps only schedules waiting.
-            fired = await fire_due(connection, self.publisher, self.redis, _BATCH)
+            fired = await fire_due(connection, self.publisher, self.redis, _BATCH, watch.look())
             if clock() - measured > _MEASURE_SECONDS:
                 measured = clock()
                 await _measure(connection)
