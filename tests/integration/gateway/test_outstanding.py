@@ -51,6 +51,22 @@ async def test_the_cap_holds_though_redis_was_emptied(gateway: Running, stage: S
     assert [(await gateway.submit(tenant)).status_code for _ in range(3)] == [202, 202, 429]
 
 
+async def test_a_task_that_counts_already_may_come_again(gateway: Running, stage: Stage, state: Client) -> None:
+    tenant = await gateway.tenant("pro", max_outstanding=2)
+    keys = [f"order-{tenant.id}-{n}" for n in range(3)]
+    async with recording(stage):
+        for key in keys[:2]:
+            assert (await gateway.submit(tenant, key=key)).status_code == 202
+
+        async def both() -> bool:
+            count = "SELECT count(*) FROM history.tasks WHERE tenant_id = $1"
+            return bool(await gateway.database.fetchval(count, tenant.id) == 2)
+
+        await eventually(both)
+    await forget(state, tenant)
+    assert [(await gateway.submit(tenant, key=key)).status_code for key in keys] == [200, 200, 429]
+
+
 async def test_levels_are_right_again(gateway: Running, stage: Stage, state: Client, tap: Tap) -> None:
     tenant = await gateway.tenant()
     async with recording(stage):
