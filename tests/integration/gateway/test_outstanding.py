@@ -19,6 +19,7 @@ from gateway.admission import Admission, Candidate, level_of
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding
+from gateway.outstanding_records import OpenTasks
 from gateway.principals import Principal
 from tests.integration.gateway.batching import questions, recorded, recording, submit
 from tests.integration.gateway.conftest import Fragile, Running, Tap, Tenant, forget
@@ -186,7 +187,7 @@ async def test_what_ends_while_it_is_counted_does_not_stay(gateway: Running, sta
 
     redis = Ending(state, 2.0)
     async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
-        admission = Admission(redis, Outstanding(Database(pool, 5.0), redis, background), 1)
+        admission = Admission(redis, Outstanding(OpenTasks(Database(pool, 5.0)), redis, background), 1)
         await admission.admit(Principal(tenant.id, "pro", 100, 100), Candidate(UUID(int=1), 1, False, "", "", b""))
     assert sorted(await state.zrange(outstanding_key(tenant.id, 5), 0, -1)) == sorted(
         str(task).encode() for task in tasks if task != ending
