@@ -21,6 +21,7 @@ from gateway.admission import Admission, Candidate, Outcome
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding
+from gateway.outstanding_records import OpenTasks
 from gateway.principals import Principal
 from tests.servers import Servers
 
@@ -59,7 +60,7 @@ async def _microseconds(servers: Servers) -> list[tuple[float, float]]:
                 for tenant in tenants:
                     await _fill(client, tenant, tasks)
             pipelined, nobody = Pipelined(client, 5), Database(cast(Pool, None), 5)  # nothing is to be counted anew
-            admission = Admission(pipelined, Outstanding(nobody, pipelined, Background()), replicas=1)
+            admission = Admission(pipelined, Outstanding(OpenTasks(nobody), pipelined, Background()), replicas=1)
             await _round(client, admission, quiet + busy)  # warm: the script is known from here on
             return [await _medians(client, admission, quiet, busy) for _ in range(RUNS)]
         finally:

@@ -57,7 +57,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; name text; obstacle runtime.obstacle; covered boolean := false;
 BEGIN
   IF EXISTS (SELECT FROM runtime.cancellations c
-             WHERE c.tenant_id = p_tenant AND c.as_of > clock_timestamp() - interval '1 day') THEN
+             WHERE c.tenant_id = p_tenant AND c.as_of > now() - interval '1 day') THEN
     covered := runtime.is_cancelled(p_task, p_tenant, convert_from(p_message, 'UTF8')::json);
     IF covered IS NULL THEN
       decision := 'full';

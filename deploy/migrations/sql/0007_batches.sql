@@ -185,7 +185,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM runtime.runs r LEFT JOIN history.tasks t USING (task_id) WHERE r.status IN ('running', 'parked') GROUP BY r.tier
     UNION ALL
     SELECT r.tier, 0, 0, NULL, count(*), min(r.started_at) FROM runtime.runs r
-    WHERE r.started_at > clock_timestamp() - interval '1 minute' GROUP BY r.tier) n
+    WHERE r.started_at > now() - interval '1 minute' GROUP BY r.tier) n  -- now(): what may change is not looked up by index
   GROUP BY tier
 $$;
 

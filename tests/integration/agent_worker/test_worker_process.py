@@ -11,7 +11,7 @@ from agent_worker.bootstrap import serve
 from agent_worker.settings import ProviderAccess, WorkerSettings
 from common.settings import Health, Redis
 from tests.integration.agent_worker.world import World
-from tests.stage import CATALOGUE
+from tests.stage import CATALOGUE, eventually
 
 
 def settings_of(world: World) -> WorkerSettings:
@@ -35,6 +35,35 @@ async def test_a_worker_whose_answers_are_simulated_says_so(world: World) -> Non
     with capture_logs() as logs:
         await serve(settings_of(world).model_copy(update={"simulated": True}), stopping)
     assert "providers.simulated" in {entry["event"] for entry in logs}
+
+
+async def test_it_reports_its_room_and_takes_the_report_back_when_it_drains(world: World) -> None:
+    stopping = asyncio.Event()
+    process = asyncio.create_task(serve(settings_of(world), stopping))
+
+    async def reported() -> dict[str, int]:
+        row = await world.owner.fetchrow("SELECT slots, lanes FROM runtime.workers")
+        return {"slots": row["slots"], **row["lanes"]} if row is not None else {}
+
+    first = await eventually(reported)
+    assert first == {"slots": 10, "enterprise": 10, "pro": 10, "free": 10}
+    slow = world.task("[[sim tokens=60 tps=15]] hi")
+    await world.submit(slow)
+
+    async def with_a_run() -> bool:
+        return (await reported()).get("free") == 9
+
+    await world.until(with_a_run)
+    stopping.set()
+
+    async def gone() -> bool:
+        return not await reported()
+
+    await world.until(gone)
+    assert not process.done(), "it begins nothing, and still has its run"
+    assert (await world.heard.end(slow.task_id)).status == "completed"
+    await asyncio.wait({process}, timeout=20)
+    process.result()
 
 
 async def test_it_serves_until_it_is_asked_to_stop_and_finishes_what_it_holds(world: World) -> None:

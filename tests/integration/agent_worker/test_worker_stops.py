@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -13,6 +15,8 @@ from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, TransientError
 from agent_worker.resilience.retry import Retry
 from agent_worker.run import Run, StopReason
+from common.admission import outstanding_key
+from common.contracts.base import now
 from tests.integration.agent_worker.world import Played, World
 
 COMPUTE = (TextDelta("Let me see. "), ToolCall("c1", "calculator", {"expression": "2 * 21"}))
@@ -44,6 +48,27 @@ async def test_a_task_that_is_cancelled_before_it_runs(world: World) -> None:
     await world.submit(task)
     end = await world.heard.end(task.task_id)
     assert (end.status, [event.type for event in end.events], provider.requests) == ("cancelled", ["done"], [])
+
+
+async def test_a_task_that_a_cancel_of_many_covers_never_runs_though_nobody_has_recorded_it(world: World) -> None:
+    provider, task = Played(ANSWER), world.task(metadata={"order": "4711"})
+    later = world.task(tenant_id=task.tenant_id, submitted_at=now() + timedelta(minutes=1))
+    place = outstanding_key(task.tenant_id, task.priority)
+    await world.state.zadd(place, {str(task.task_id): 9e15})
+    cancel = "SELECT runtime.begin_cancellation($1, $2, now(), NULL, NULL, $3)"
+    await world.owner.execute(cancel, uuid4(), task.tenant_id, {"order": "4711"})
+    await world.worker(provider)
+    for one in (task, later):
+        await world.submit(one)
+    assert (await world.heard.end(task.task_id)).status == "cancelled"
+    assert (await world.heard.end(later.task_id)).status == "completed"
+    assert len(provider.requests) == 1
+
+    async def told() -> bool:
+        ended = [event.type for event in await world.stream(task)] == ["done"]
+        return ended and await world.state.zscore(place, str(task.task_id)) is None
+
+    await world.until(told)
 
 
 @pytest.mark.parametrize("bell", [True, False], ids=["by the bell", "by the lease's renewal"])

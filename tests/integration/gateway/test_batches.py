@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from common.admission import level_of, outstanding_key, rate_key
+from common.admission import OUTSTANDING_SECONDS, level_of, outstanding_key, rate_key
 from common.contracts import TaskSubmitted
 from common.contracts.identifiers import batched_task_id
 from common.messaging.envelope import unseal
@@ -87,6 +88,35 @@ async def test_the_levels_are_those_of_each_tasks_own_priority(gateway: Running,
     body = {"tasks": [{"input": "x", "priority": priority} for priority in (5, 9, 0, 5)]}
     messages = await _messages(tap, (await submit(gateway, tenant, body)).json())
     assert [message.level for message in messages] == [level_of(rank) for rank in (1, 1, 3, 3)]
+
+
+async def test_conditions_are_those_of_each_task(gateway: Running, tap: Tap, state: Client) -> None:
+    tenant = await gateway.tenant()
+    start = datetime.now(UTC) + timedelta(days=2)
+    conditions = {"not_before": start.isoformat(), "concurrency_key": "customer-17", "concurrency_limit": 2}
+    body = {"tasks": [{"input": "now"}, {"input": "later", **conditions}], "defaults": {"deadline_seconds": 900_000}}
+    now, later = await _messages(tap, (await submit(gateway, tenant, body)).json())
+    assert (now.conditional, now.not_before, now.concurrency_key) == (False, None, None)
+    assert (later.not_before, later.concurrency_key, later.concurrency_limit) == (start, "customer-17", 2)
+    assert later.deadline_at == later.submitted_at + timedelta(seconds=900_000)
+    forgotten = {
+        task.task_id: await state.zscore(outstanding_key(tenant.id, 5), str(task.task_id)) for task in (now, later)
+    }
+    until = {task: datetime.fromtimestamp((score or 0) / 1000, UTC) for task, score in forgotten.items()}
+    leaves = timedelta(seconds=OUTSTANDING_SECONDS)
+    assert abs(until[now.task_id] - now.submitted_at - leaves) < timedelta(seconds=30)
+    assert abs(until[later.task_id] - start - leaves) < timedelta(seconds=30), "it counts until its time, and then some"
+    assert await state.ttl(outstanding_key(tenant.id, 5)) > timedelta(days=2).total_seconds()
+
+
+async def test_times_that_are_no_plan_are_refused_and_nothing_is_taken(gateway: Running, state: Client) -> None:
+    tenant, long_ago = await gateway.tenant(), (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    body = {"tasks": [{"input": "x"}, {"input": "x", "not_before": long_ago}]}
+    response = await submit(gateway, tenant, body, "late")
+    assert (response.status_code, [error["index"] for error in response.json()["errors"]]) == (422, [1])
+    assert response.json()["errors"][0]["field"] == "tasks.1.not_before"
+    assert await _outstanding(state, tenant) == 0
+    assert (await submit(gateway, tenant, questions(2), "late")).status_code == 202, "the key is free still"
 
 
 @pytest.mark.parametrize(

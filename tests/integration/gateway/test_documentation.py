@@ -17,7 +17,7 @@ from common.messaging.topology import lane
 from common.redis import Client
 from gateway import batch_documents, documents, schedule_documents
 from tests.integration.gateway.batching import full, questions, submit
-from tests.integration.gateway.conftest import ADMIN_KEY, Running
+from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -208,6 +208,7 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
         document.check(route, await client.get(route.format(task_id="none"), headers=tenant.headers))
     for address in ("/v1/tasks?limit=0", "/v1/tasks?cursor=x", "/v1/usage?from=x"):
         document.check(address.partition("?")[0], await client.get(address, headers=tenant.headers))
+    await _refused_of_many(document, gateway, tenant, state)
     tenants = "/v1/admin/tenants"
     document.check(tenants, await client.post(tenants, json={"name": "x"}, headers=_ADMIN))
     document.check(tenants, await client.post(tenants, json={"name": "x"}))
@@ -215,6 +216,42 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
     for key_id in ("none", "%00"):
         gone = await client.delete(f"/v1/admin/keys/{key_id}", headers=_ADMIN)
         document.check("/v1/admin/keys/{key_id}", gone)
+
+
+async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant, state: Client) -> None:
+    client, own, batches = gateway.client, "/v1/batches/{batch_id}", "/v1/batches"
+    await submit(gateway, tenant, questions(1), "taken")
+    for body, more in (
+        (questions(0), {}),
+        (questions(1, tier="enterprise"), {}),
+        (questions(2), {"Idempotency-Key": "taken"}),
+        (questions(1), {"Content-Type": "text/plain"}),
+        (questions(1), {"Authorization": ""}),
+    ):
+        document.check(batches, await client.post(batches, json=body, headers=tenant.headers | more))
+    small = await gateway.tenant("pro", max_outstanding=2)
+    document.check(batches, await submit(gateway, small, questions(3)))
+    await state.hset(rate_key(tenant.id), "tokens", -1000)
+    document.check(batches, await submit(gateway, tenant, questions(1)))
+    for name in ("", "/results", "/events"):
+        document.check(own + name, await client.get(f"{batches}/none{name}", headers=tenant.headers))
+    document.check(f"{own}/cancel", await client.post(f"{batches}/none/cancel", headers=tenant.headers))
+    batch = (await submit(gateway, small, questions(2))).json()
+    for name, wrong in (("", "?limit=0"), ("/results", "?cursor=x"), ("/events", "?last_event_id=!")):
+        found = await client.get(batch["links"]["self"] + name + wrong, headers=small.headers)
+        assert document.check(own + name, found).status_code == 422
+    cancel, operators = "/v1/tasks/cancel", "/v1/admin/tenants/{tenant_id}/cancel"
+    for body, more in (
+        ({"status": "failed"}, {}),
+        ({"metadata": {"x": "y" * 140_000}}, {}),
+        ({}, {"Authorization": ""}),
+    ):
+        document.check(cancel, await client.post(cancel, json=body, headers=tenant.headers | more))
+        address = operators.format(tenant_id=tenant.id)
+        document.check(operators, await client.post(address, json=body, headers=_ADMIN | more))
+    nobody = operators.format(tenant_id=uuid4())
+    document.check(operators, await client.post(nobody, json={}, headers=_ADMIN))
+    document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=tenant.headers))
 
 
 async def test_nothing_is_described_that_is_never_sent(document: _Document) -> None:

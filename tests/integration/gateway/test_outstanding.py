@@ -19,6 +19,7 @@ from gateway.admission import Admission, Candidate
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding
+from gateway.outstanding_records import OpenTasks
 from gateway.principals import Principal
 from tests.integration.gateway.batching import questions, recorded, recording, submit
 from tests.integration.gateway.conftest import Fragile, Running, Tap, Tenant, forget
@@ -49,6 +50,22 @@ async def test_the_cap_holds_though_redis_was_emptied(gateway: Running, stage: S
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:laneway:problem:too-many-outstanding")
     assert await _outstanding(state, tenant) == 8
     assert [(await gateway.submit(tenant)).status_code for _ in range(3)] == [202, 202, 429]
+
+
+async def test_a_task_that_counts_already_may_come_again(gateway: Running, stage: Stage, state: Client) -> None:
+    tenant = await gateway.tenant("pro", max_outstanding=2)
+    keys = [f"order-{tenant.id}-{n}" for n in range(3)]
+    async with recording(stage):
+        for key in keys[:2]:
+            assert (await gateway.submit(tenant, key=key)).status_code == 202
+
+        async def both() -> bool:
+            count = "SELECT count(*) FROM history.tasks WHERE tenant_id = $1"
+            return bool(await gateway.database.fetchval(count, tenant.id) == 2)
+
+        await eventually(both)
+    await forget(state, tenant)
+    assert [(await gateway.submit(tenant, key=key)).status_code for key in keys] == [200, 200, 429]
 
 
 async def test_levels_are_right_again(gateway: Running, stage: Stage, state: Client, tap: Tap) -> None:
@@ -170,7 +187,7 @@ async def test_what_ends_while_it_is_counted_does_not_stay(gateway: Running, sta
 
     redis = Ending(state, 2.0)
     async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
-        admission = Admission(redis, Outstanding(Database(pool, 5.0), redis, background), 1)
+        admission = Admission(redis, Outstanding(OpenTasks(Database(pool, 5.0)), redis, background), 1)
         await admission.admit(Principal(tenant.id, "pro", 100, 100), Candidate(UUID(int=1), 1, False, "", "", b""))
     assert sorted(await state.zrange(outstanding_key(tenant.id, 5), 0, -1)) == sorted(
         str(task).encode() for task in tasks if task != ending

@@ -170,3 +170,27 @@ async def test_a_run_that_is_parked_is_left_to_wait(story: Story, pool: Pool, ow
     assert (await _run(owner, story))["status"] == "parked"
     assert await _status(owner, story) == "queued"
     assert await _is_due(owner, story) is None
+
+
+@pytest.mark.parametrize("what", ["a pause", "a cancel of many"])
+async def test_what_is_held_back_is_looked_at_again(story: Story, pool: Pool, owner: Pool, what: str) -> None:
+    """Its letter is not forgotten: it is buried, or found cancelled, when nothing holds it back any more."""
+    if what == "a pause":
+        await owner.execute("SELECT runtime.pause('tenant', $1, false, 'ada', 'a test')", str(story.tenant_id))
+    else:
+        await owner.execute(
+            "SELECT runtime.begin_cancellation($1, $2, now(), NULL, NULL, NULL)", uuid4(), story.tenant_id
+        )
+    await _file(pool, story)
+    await _bury(pool)
+    row = await owner.fetchrow("SELECT status, submitted_at FROM history.tasks WHERE task_id = $1", story.task_id)
+    assert row is not None
+    assert (row["status"], row["submitted_at"]) == ("queued", story.submitted().submitted_at)
+    if what == "a pause":
+        await owner.execute("SELECT runtime.resume('tenant', $1, 'ada', 'over')", str(story.tenant_id))
+    due = "UPDATE history.dead_letters SET bury_at = now() - interval '1 second' WHERE task_id = $1 RETURNING bury_at"
+    assert await owner.fetchval(due, story.task_id)
+    await _bury(pool)
+    assert (await _run(owner, story))["status"] == ("failed" if what == "a pause" else "cancelled")
+    left = "SELECT count(*) FROM history.dead_letters WHERE task_id = $1 AND bury_at IS NOT NULL"
+    assert await owner.fetchval(left, story.task_id) == 0

@@ -18,6 +18,7 @@ from gateway.admission import Admission, Candidate, Decision, Outcome
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding
+from gateway.outstanding_records import OpenTasks
 from gateway.principals import Principal
 from tests.unit.gateway.broken import BrokenRedis
 
@@ -48,7 +49,7 @@ def test_of_two_tenants_the_smaller_one_gets_two_fifths_until_it_is_served(small
 
 async def test_without_redis_a_process_admits_its_share_at_a_neutral_level() -> None:
     redis = Pipelined(BrokenRedis(), 1.0)
-    nobody = Database(cast(Pool, None), 1.0)
+    nobody = OpenTasks(Database(cast(Pool, None), 1.0))
     admission = Admission(redis, Outstanding(nobody, redis, Background()), replicas=2)
     principal = Principal(uuid4(), "free", 6, 100)
 

@@ -89,7 +89,9 @@ if total >= tonumber(ARGV[2]) then
 end
 local level = level_of(rank)
 if record[1] then return {'unconfirmed', level, left, full, record[3]} end
-if total >= tonumber(ARGV[2]) then return {'too_many', 0, left, full, ''} end
+if total >= tonumber(ARGV[2]) and not redis.call('ZSCORE', KEYS[priority + 3], ARGV[4]) then
+  return {'too_many', 0, left, full, ''}
+end
 
 redis.call('ZADD', KEYS[priority + 3], now + ARGV[9] * 1000, ARGV[4])
 if redis.call('TTL', KEYS[priority + 3]) < tonumber(ARGV[9]) then redis.call('EXPIRE', KEYS[priority + 3], ARGV[9]) end

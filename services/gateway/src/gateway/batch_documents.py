@@ -124,7 +124,7 @@ class BatchCancelled(Document):
     cancelled: int = Field(description="will not run any more")
     cancelling: int = Field(description="run, and are being stopped")
     already_ended: int
-    pending: int = Field(description="not recorded yet: each is cancelled when it is")
+    pending: int = Field(description="recorded nowhere yet: those that were accepted never begin")
 
 
 class TasksCancelled(Document):

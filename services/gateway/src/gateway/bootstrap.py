@@ -39,6 +39,7 @@ from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
 from gateway.metrics import Metrics
 from gateway.outstanding import Outstanding
+from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
@@ -101,7 +102,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         stack.push_async_callback(stop, listening)
         followed = Streams(state, hub, store, metrics, pace)
         cancellations = Cancellations(store, records, sender, pipelined)
-        outstanding = Outstanding(database, pipelined, background)
+        outstanding = Outstanding(OpenTasks(database), pipelined, background)
         admission = Admission(pipelined, outstanding, settings.http.replicas)
         submissions = Submissions(
             catalogue=catalogue,

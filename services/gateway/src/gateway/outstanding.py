@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
-from asyncpg import Record
 
-from common.admission import OUTSTANDING_SECONDS, PRIORITIES, outstanding_key, release_each, whole_key
+from common.admission import PRIORITIES, outstanding_key, release_each, whole_key
 from common.errors import CacheRefused, Unavailable
 from common.pipelining import Argument, Pipelined, Script
 from gateway.background import Background
-from gateway.database import Database
+from gateway.outstanding_records import OpenTask, OpenTasks
 from gateway.principals import Principal
 
 _log = structlog.get_logger(__name__)
@@ -32,18 +31,6 @@ _MOST_MISSED = 10_000
 # Beyond what the plan allows: it may have allowed more when they were submitted.
 _BEYOND = 1_000
 _AT_A_TIME = 1_000
-
-_OPEN = """
-SELECT t.task_id, t.priority,
-       extract(epoch FROM greatest(t.submitted_at, w.wake_at) - clock_timestamp())::float8 + $2 AS seconds
-FROM history.tasks t
-LEFT JOIN runtime.runs r ON r.task_id = t.task_id LEFT JOIN runtime.parked w ON w.task_id = t.task_id
-WHERE t.tenant_id = $1 AND t.status = 'queued' AND t.submitted_at IS NOT NULL
-  AND (r.task_id IS NULL OR r.status IN ('running', 'parked'))
-  AND greatest(t.submitted_at, w.wake_at) > clock_timestamp() - make_interval(secs => $2)
-ORDER BY t.submitted_at DESC, t.task_id DESC LIMIT $3
-"""
-_ENDED = "SELECT task_id FROM runtime.runs WHERE task_id = ANY ($1) AND status NOT IN ('running', 'parked')"
 
 WHOLE = """
 if ARGV[#ARGV] == '2' or ARGV[#ARGV] == '1' and redis.call('EXISTS', KEYS[13]) == 0 then return {'incomplete'} end
@@ -74,8 +61,8 @@ return 1
 class Outstanding:
     """Sees to it that what admission counts by is whole."""
 
-    def __init__(self, database: Database, redis: Pipelined, background: Background) -> None:
-        self._database = database
+    def __init__(self, records: OpenTasks, redis: Pipelined, background: Background) -> None:
+        self._records = records
         self._redis = redis
         self._background = background
         self._counting: dict[UUID, asyncio.Task[None]] = {}
@@ -127,11 +114,9 @@ class Outstanding:
             _log.info("admission.recounted", tenant_id=str(tenant), tasks=added)
 
     async def _fill(self, tenant: UUID, most: int) -> int:
-        found = await self._rows(tenant, _OPEN, tenant, OUTSTANDING_SECONDS, most + _BEYOND)
+        found = await self._records.open(tenant, most + _BEYOND)
         keys = [outstanding_key(tenant, priority) for priority in PRIORITIES]
-        tasks: list[tuple[Argument, ...]] = [
-            (row["priority"], str(row["task_id"]), str(row["seconds"])) for row in found
-        ]
+        tasks: list[tuple[Argument, ...]] = [(one.priority, str(one.id), str(one.seconds)) for one in found]
         parts = [tasks[first : first + _AT_A_TIME] for first in range(0, len(tasks), _AT_A_TIME)]
         for answer in await self._redis.run_each(
             _ADD, [(keys, [one for task in part for one in task]) for part in parts]
@@ -142,20 +127,10 @@ class Outstanding:
         await self._redis.execute("SET", whole_key(tenant), "1", "EX", _WHOLE_SECONDS)
         return len(found)
 
-    async def _take_out_ended(self, tenant: UUID, added: Sequence[Record]) -> None:
+    async def _take_out_ended(self, tenant: UUID, added: Sequence[OpenTask]) -> None:
         """What ended while it was counted: its release may have come before it was added."""
-        if not added:
-            return
-        ended = {row["task_id"] for row in await self._rows(tenant, _ENDED, [row["task_id"] for row in added])}
+        ended = await self._records.ended(tenant, [one.id for one in added]) if added else frozenset()
         for priority in PRIORITIES:
-            gone = [row["task_id"] for row in added if row["priority"] == priority and row["task_id"] in ended]
+            gone = [one.id for one in added if one.priority == priority and one.id in ended]
             if gone:
                 await release_each(self._redis, tenant, gone, priority)
-
-    async def _rows(self, tenant: UUID, statement: str, *arguments: object) -> Sequence[Record]:
-        return await self._database.within(self._fetch(tenant, statement, *arguments))
-
-    async def _fetch(self, tenant: UUID, statement: str, *arguments: object) -> Sequence[Record]:
-        async with self._database.as_tenant(tenant) as connection:
-            rows: Sequence[Record] = await connection.fetch(statement, *arguments)
-            return rows

@@ -59,7 +59,7 @@ async def bury_next(pool: Pool, timeout: float) -> bool:
 
 
 async def _settle(connection: Connection, task: TaskSubmitted) -> datetime | None:
-    """End the task's run and record how it ended; where a worker has it, when to look again."""
+    """End the task's run and record how it ended; where a worker has it, or it is held back, when to look again."""
     run = await repository.acquire_run(connection, task.task_id, task.tenant_id, task.tier)
     if run["decision"] == "leased":
         leased_until: datetime = run["lease_until"]

@@ -129,7 +129,7 @@ SELECT extract(epoch FROM least(
   (SELECT min(wake_at) FROM runtime.parked WHERE ready_at IS NULL AND wake_at IS NOT NULL),
   (SELECT min(due_at) FROM runtime.schedules),
   (SELECT min(deadline_at) FROM history.tasks
-   WHERE status = 'queued' AND deadline_at > clock_timestamp())) - clock_timestamp())::float8
+   WHERE status = 'queued' AND deadline_at > now())) - clock_timestamp())::float8
 """
 PARKED = "SELECT reason, count(*) AS count FROM runtime.parked WHERE ready_at IS NULL GROUP BY reason"
 OLDEST_READY = """
@@ -139,7 +139,7 @@ WHERE ready_at IS NOT NULL
 # Of the tasks whose deadline has passed, those that have not begun.
 OVERDUE = """
 SELECT t.task_id, t.tenant_id, t.tier, t.priority FROM history.tasks t LEFT JOIN runtime.runs r USING (task_id)
-WHERE t.status = 'queued' AND t.deadline_at <= clock_timestamp()
+WHERE t.status = 'queued' AND t.deadline_at <= now()
   AND (r.task_id IS NULL OR r.status = 'parked' AND r.fence = 0)
 ORDER BY t.deadline_at LIMIT $1
 """

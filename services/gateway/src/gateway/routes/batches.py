@@ -135,7 +135,7 @@ def cancelling_batches(principals: Principals, batches: Batches, cancellations: 
         responses={200: {"model": BatchCancelled}, **problem_responses("not-found")},
     )
     async def cancel(request: Request) -> Response:
-        """`cancelling` tasks run, and their workers are being told; `pending` ones are cancelled once recorded."""
+        """`cancelling` tasks run, and their workers are being told; `pending` ones never begin."""
         batch = await found(request, request.path_params["batch_id"], principals, batches)
         try:
             cancelled = await cancellations.cancel(batch.tenant_id, batch_id=batch.id)
