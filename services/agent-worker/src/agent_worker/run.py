@@ -22,6 +22,7 @@ from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
+from agent_worker.history import Exchange, History
 from agent_worker.loop import AgentLoop, Answered, Happening, Step
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import Turn
@@ -182,8 +183,8 @@ class Run:
         return Ending("failed", error=error)
 
     async def _loop_through(self) -> Ending:
-        asked = tuple(Turn(m.role, ({"type": "text", "text": m.content},)) for m in self.task.input)
-        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step)
+        asked, history = self._asked(), await self._history()
+        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step, history)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -192,6 +193,16 @@ class Run:
                 if self.log.bytes_not_durable > _DURABLE_AT_BYTES:
                     await undisturbed(self._make_durable())
         raise AssertionError("the loop ended without an answer")
+
+    def _asked(self) -> tuple[Turn, ...]:
+        return tuple(Turn(m.role, ({"type": "text", "text": m.content},)) for m in self.task.input)
+
+    async def _history(self) -> History:
+        """What was said before in the task's conversation, as far as it can matter."""
+        if self.task.conversation_id is None:
+            return History()
+        room = self._loop.room(self._asked())
+        return await until_available(lambda: self._repository.history(self.task.task_id, room))
 
     async def _observe(self, happening: Happening) -> None:
         if isinstance(happening, loop.Token):
@@ -209,6 +220,9 @@ class Run:
             )
         elif isinstance(happening, loop.Retrying):
             self._reset(happening)
+        elif isinstance(happening, loop.HistoryTrimmed):
+            history = {"exchanges": happening.exchanges, "dropped": happening.dropped}
+            self.log.emit("status", {"status": "running", "step": happening.step, "history": history})
         elif isinstance(happening, loop.StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
@@ -240,11 +254,20 @@ class Run:
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))
-        outcome = finished.encode()
+        outcome, exchange = finished.encode(), self._exchange(ending)
         decided = await until_available(
-            lambda: self._repository.finish(self.task.task_id, self.fence, ending.status, outcome, finished.finished_at)
+            lambda: self._repository.finish(
+                self.task.task_id, self.fence, ending.status, outcome, finished.finished_at, exchange
+            )
         )
         return finished if decided else None
+
+    def _exchange(self, ending: Ending) -> Exchange | None:
+        """What the run adds to its conversation: nothing, unless it completed."""
+        if self.task.conversation_id is None or ending.status != "completed":
+            return None
+        last = ending.step.turns if ending.step is not None else ()
+        return Exchange.of((*self._asked(), *self._checkpoint.turns, *last))
 
     def _finished(self, ending: Ending) -> RunFinished:
         finished_at = now()

@@ -16,7 +16,7 @@ import asyncpg
 from common.contracts import RunFinished
 from common.ending import Swept
 from persister.dead_letters import DeadLetter
-from persister.rows import EventRow, MessageRow, TaskRow
+from persister.rows import ConversationRow, EventRow, MessageRow, TaskRow
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -27,19 +27,21 @@ RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size)
+  level, batch_id, batch_index, batch_size, conversation_id)
 SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
   r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at, r.deadline_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
-  r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size
+  r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size,
+  r.conversation_id
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
   $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
   $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
-  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[])
+  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[],
+  $30::uuid[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size)
+  level, batch_id, batch_index, batch_size, conversation_id)
 ORDER BY r.task_id
 ON CONFLICT (task_id) DO UPDATE SET
   user_id = coalesce(t.user_id, excluded.user_id),
@@ -57,6 +59,7 @@ ON CONFLICT (task_id) DO UPDATE SET
   batch_id = coalesce(t.batch_id, excluded.batch_id),
   batch_index = coalesce(t.batch_index, excluded.batch_index),
   batch_size = coalesce(t.batch_size, excluded.batch_size),
+  conversation_id = coalesce(t.conversation_id, excluded.conversation_id),
   status = CASE WHEN t.status = 'queued' THEN excluded.status ELSE t.status END,
   output = CASE WHEN t.status = 'queued' THEN excluded.output ELSE t.output END,
   error_type = CASE WHEN t.status = 'queued' THEN excluded.error_type ELSE t.error_type END,
@@ -71,6 +74,21 @@ ON CONFLICT (task_id) DO UPDATE SET
 WHERE t.tenant_id = excluded.tenant_id AND (
   t.submitted_at IS NULL AND excluded.submitted_at IS NOT NULL OR t.status = 'queued' AND excluded.status <> 'queued'
 )
+"""
+
+# The earliest message gives the title, in whatever order they are recorded. What is deleted does not come back.
+RECORD_CONVERSATIONS = """
+INSERT INTO history.conversations AS c (tenant_id, conversation_id, user_id, title, created_at, active_at)
+SELECT r.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+  AS r (tenant_id, conversation_id, user_id, title, created_at, active_at)
+WHERE NOT EXISTS (SELECT FROM runtime.erasures e
+                  WHERE e.tenant_id = r.tenant_id AND e.conversation_id = r.conversation_id AND e.as_of >= r.active_at)
+ORDER BY r.tenant_id, r.conversation_id
+ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
+  title = CASE WHEN excluded.created_at < c.created_at AND NOT c.titled THEN excluded.title ELSE c.title END,
+  created_at = least(c.created_at, excluded.created_at),
+  active_at = greatest(c.active_at, excluded.active_at)
+WHERE c.user_id IS NOT DISTINCT FROM excluded.user_id
 """
 
 RECORD_MESSAGES = """
@@ -153,12 +171,20 @@ CANCEL_RECORDED = "SELECT * FROM runtime.cancel_recorded($1)"
 NEXT_CANCELLATION = "SELECT runtime.next_cancellation()"
 SWEEP = "SELECT * FROM runtime.sweep($1, $2)"
 
+ERASE_RECORDED = "SELECT runtime.erase_recorded($1)"
+ERASE_NEXT = "SELECT worked, tenant_id, tasks FROM runtime.erase_next($1)"
+
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
 
 async def record_tasks(connection: Connection, rows: Sequence[TaskRow]) -> None:
     """One row for each task at most."""
     await _write(connection, RECORD_TASKS, rows)
+
+
+async def record_conversations(connection: Connection, rows: Sequence[ConversationRow]) -> None:
+    """One row for each conversation at most."""
+    await _write(connection, RECORD_CONVERSATIONS, rows)
 
 
 async def record_messages(connection: Connection, rows: Sequence[MessageRow]) -> None:
@@ -267,6 +293,17 @@ async def next_cancellation(connection: Connection) -> UUID | None:
 async def sweep(connection: Connection, cancellation_id: UUID, limit: int) -> list[Swept]:
     """Cancel the next tasks that it covers."""
     return [Swept(**dict(row)) for row in await connection.fetch(SWEEP, cancellation_id, limit)]
+
+
+async def erase_recorded(connection: Connection, tasks: Sequence[UUID]) -> None:
+    """What has just been recorded of deleted conversations is to be deleted, too."""
+    await connection.execute(ERASE_RECORDED, tasks)
+
+
+async def erase_next(connection: Connection, limit: int) -> asyncpg.Record | None:
+    """Delete the next of one deletion: `tenant_id` and the `tasks` that were emptied; None where none is due."""
+    erased = await connection.fetchrow(ERASE_NEXT, limit)
+    return erased if erased is not None and erased["worked"] else None
 
 
 async def ensure_partitions(connection: Connection) -> None:
