@@ -54,8 +54,8 @@ class HistoryTrimmed:
     """From this step on the model is shown only a part of the conversation: the oldest exchanges were dropped."""
 
     step: int
-    exchanges: int
-    dropped: int
+    history: dict[str, int]
+    """How many `exchanges` are left, and how many were `dropped`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class AgentLoop:
             before = before.fitting(self.room(turns))
             if before.dropped > told:
                 told = before.dropped
-                yield HistoryTrimmed(number, len(before.exchanges), before.dropped)
+                yield HistoryTrimmed(number, {"exchanges": len(before.exchanges), "dropped": told})
             pieces: list[Piece] = []
             used = Usage()
             async with aclosing(self._ask(number, (*before.turns, *turns), pieces)) as happenings:

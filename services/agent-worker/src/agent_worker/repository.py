@@ -40,8 +40,6 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[
 """
 _HISTORY = "SELECT number, messages FROM runtime.history($1, $2)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
-_REPORT = "SELECT runtime.report_worker($1, $2, $3)"
-_RETIRE = "SELECT runtime.retire_worker($1)"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
@@ -263,24 +261,6 @@ class RunRepository:
         """Whether the database answers."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
             return bool(await connection.fetchval("SELECT true"))
-
-
-class WorkerReports:
-    """What workers say of themselves. Every method raises `StoreUnavailable` where PostgreSQL does not answer."""
-
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
-
-    async def report(self, worker: str, slots: int, lanes: dict[str, int]) -> None:
-        """This worker is there, with so many slots; `lanes`: of each tier, how many tasks could begin now."""
-        async with postgres.acquire(self._pool, self._timeout) as connection:
-            await connection.execute(_REPORT, worker, slots, lanes)
-
-    async def retire(self, worker: str) -> None:
-        """It is there no more."""
-        async with postgres.acquire(self._pool, self._timeout) as connection:
-            await connection.execute(_RETIRE, worker)
 
 
 def _checkpoint(saved: SavedStep | None) -> tuple[int | None, int | None, dict[str, Any] | None]:

@@ -14,7 +14,7 @@ from common import streams
 from common.errors import CacheUnavailable, Unavailable
 from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
-from persister import metrics, repository
+from persister import conversation_records, metrics
 
 _log = structlog.get_logger(__name__)
 _INTERVAL_SECONDS = 0.5
@@ -36,7 +36,7 @@ async def erase_forever(pool: Pool, timeout: float, redis: Pipelined) -> None:
 async def erase_next(pool: Pool, timeout: float, redis: Pipelined) -> bool:
     """One part of one deletion; False where none is due."""
     async with transaction(pool, timeout) as connection:
-        erased = await repository.erase_next(connection, _CHUNK)
+        erased = await conversation_records.erase_next(connection, _CHUNK)
     if erased is None:
         return False
     metrics.ERASED.inc(len(erased["tasks"]))

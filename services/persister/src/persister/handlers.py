@@ -16,7 +16,7 @@ from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
 from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
-from persister import metrics, repository, rows
+from persister import conversation_records, metrics, repository, rows
 from persister.dead_letters import DeadLetter
 from persister.sweeping import cancel_recorded
 
@@ -41,7 +41,7 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float, redis: P
     events = [row for message in batch if not isinstance(message, TaskSubmitted) for row in rows.events(message)]
     async with transaction(pool, timeout) as connection:
         await repository.record_tasks(connection, rows.tasks(submissions, ends))
-        await repository.record_conversations(connection, rows.conversations(submissions))
+        await conversation_records.record_conversations(connection, rows.conversations(submissions))
         await repository.record_messages(connection, messages)
         await repository.record_events(connection, events)
     await cancel_recorded([task.task_id for task in submissions], pool, timeout, redis)
@@ -56,7 +56,7 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float, redis: P
 async def _erase_recorded(tasks: Iterable[UUID], pool: Pool, timeout: float) -> None:
     """What comes late of a conversation that was deleted meanwhile is deleted after it; seen to as above."""
     async with transaction(pool, timeout) as connection:
-        await repository.erase_recorded(connection, sorted(tasks))
+        await conversation_records.erase_recorded(connection, sorted(tasks))
 
 
 async def file_dead_letters(letters: Sequence[DeadLetter], pool: Pool, timeout: float, *, bury: bool = False) -> None:

@@ -16,7 +16,7 @@ import asyncpg
 from common.contracts import RunFinished
 from common.ending import Swept
 from persister.dead_letters import DeadLetter
-from persister.rows import ConversationRow, EventRow, MessageRow, TaskRow
+from persister.rows import EventRow, MessageRow, TaskRow
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -74,21 +74,6 @@ ON CONFLICT (task_id) DO UPDATE SET
 WHERE t.tenant_id = excluded.tenant_id AND (
   t.submitted_at IS NULL AND excluded.submitted_at IS NOT NULL OR t.status = 'queued' AND excluded.status <> 'queued'
 )
-"""
-
-# The earliest message gives the title, in whatever order they are recorded. What is deleted does not come back.
-RECORD_CONVERSATIONS = """
-INSERT INTO history.conversations AS c (tenant_id, conversation_id, user_id, title, created_at, active_at)
-SELECT r.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
-  AS r (tenant_id, conversation_id, user_id, title, created_at, active_at)
-WHERE NOT EXISTS (SELECT FROM runtime.erasures e
-                  WHERE e.tenant_id = r.tenant_id AND e.conversation_id = r.conversation_id AND e.as_of >= r.active_at)
-ORDER BY r.tenant_id, r.conversation_id
-ON CONFLICT (tenant_id, conversation_id) DO UPDATE SET
-  title = CASE WHEN excluded.created_at < c.created_at AND NOT c.titled THEN excluded.title ELSE c.title END,
-  created_at = least(c.created_at, excluded.created_at),
-  active_at = greatest(c.active_at, excluded.active_at)
-WHERE c.user_id IS NOT DISTINCT FROM excluded.user_id
 """
 
 RECORD_MESSAGES = """
@@ -171,20 +156,12 @@ CANCEL_RECORDED = "SELECT * FROM runtime.cancel_recorded($1)"
 NEXT_CANCELLATION = "SELECT runtime.next_cancellation()"
 SWEEP = "SELECT * FROM runtime.sweep($1, $2)"
 
-ERASE_RECORDED = "SELECT runtime.erase_recorded($1)"
-ERASE_NEXT = "SELECT worked, tenant_id, tasks FROM runtime.erase_next($1)"
-
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
 
 
 async def record_tasks(connection: Connection, rows: Sequence[TaskRow]) -> None:
     """One row for each task at most."""
     await _write(connection, RECORD_TASKS, rows)
-
-
-async def record_conversations(connection: Connection, rows: Sequence[ConversationRow]) -> None:
-    """One row for each conversation at most."""
-    await _write(connection, RECORD_CONVERSATIONS, rows)
 
 
 async def record_messages(connection: Connection, rows: Sequence[MessageRow]) -> None:
@@ -293,17 +270,6 @@ async def next_cancellation(connection: Connection) -> UUID | None:
 async def sweep(connection: Connection, cancellation_id: UUID, limit: int) -> list[Swept]:
     """Cancel the next tasks that it covers."""
     return [Swept(**dict(row)) for row in await connection.fetch(SWEEP, cancellation_id, limit)]
-
-
-async def erase_recorded(connection: Connection, tasks: Sequence[UUID]) -> None:
-    """What has just been recorded of deleted conversations is to be deleted, too."""
-    await connection.execute(ERASE_RECORDED, tasks)
-
-
-async def erase_next(connection: Connection, limit: int) -> asyncpg.Record | None:
-    """Delete the next of one deletion: `tenant_id` and the `tasks` that were emptied; None where none is due."""
-    erased = await connection.fetchrow(ERASE_NEXT, limit)
-    return erased if erased is not None and erased["worked"] else None
 
 
 async def ensure_partitions(connection: Connection) -> None:
