@@ -135,13 +135,14 @@ $$;
 -- its messages. What is older is not read.
 CREATE FUNCTION runtime.history(p_task uuid, p_bytes bigint) RETURNS TABLE (number integer, messages jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE own runtime.turns; turn runtime.turns; room bigint := p_bytes;
+DECLARE own runtime.turns; turn runtime.turns; room bigint := p_bytes; erased timestamptz;
 BEGIN
   SELECT * INTO own FROM runtime.turns t WHERE t.task_id = p_task;
+  erased := runtime.erased_until(own.tenant_id, own.conversation_id);
   FOR turn IN
     SELECT * FROM runtime.turns t
     WHERE t.tenant_id = own.tenant_id AND t.conversation_id = own.conversation_id AND t.number IS NOT NULL
-      AND t.submitted_at > runtime.erased_until(own.tenant_id, own.conversation_id)
+      AND t.submitted_at > erased
     ORDER BY t.number DESC
   LOOP
     room := room - turn.bytes;
