@@ -68,10 +68,10 @@ class Talk:
             answer,
         )
 
-    async def get(self, path: str = "", tenant: Tenant | None = None, **parameters: Any) -> httpx2.Response:
+    async def get(self, path: str = "", **parameters: Any) -> httpx2.Response:
         """Read of it."""
-        headers = (tenant or self.tenant).headers
-        return await self.gateway.client.get(f"/v1/conversations/{self.id}{path}", headers=headers, params=parameters)
+        own = f"/v1/conversations/{self.id}"
+        return await self.gateway.client.get(own + path, headers=self.tenant.headers, params=parameters)
 
     async def delete(self) -> httpx2.Response:
         """Delete it."""

@@ -169,7 +169,6 @@ async def _conversed(document: _Document, gateway: Running) -> None:
     document.check(f"{own}/cancel", await client.post(f"{address}/cancel", headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
-    document.check(own, await client.get(address, headers=tenant.headers))
 
 
 async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:

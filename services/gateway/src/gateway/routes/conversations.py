@@ -24,10 +24,10 @@ from gateway.conversation_documents import (
     MessagePage,
 )
 from gateway.conversation_records import Conversations
-from gateway.documentation import problem_responses
+from gateway.documentation import conversation_parameters, problem_responses
 from gateway.failures import invalid_parameter
 from gateway.principals import Principals
-from gateway.routes.raw import SECURED, Json, checked
+from gateway.routes.raw import SECURED, Json, RawRoute, checked
 from gateway.schemas import Text
 from gateway.views import parse_cursor
 
@@ -49,6 +49,7 @@ def conversations(
     """All that can be done with conversations, but talking."""
     return (
         _reading(principals, records),
+        _showing(principals, records),
         _naming(principals, records),
         _ending(principals, records, cancellations),
     )
@@ -76,16 +77,6 @@ def _reading(principals: Principals, records: Conversations) -> APIRouter:
         return Json({"items": [_view(row) for row in rows[:limit]], "next_cursor": more})
 
     @router.get(
-        "/v1/conversations/{conversation_id}",
-        summary="Read a conversation",
-        responses={200: {"model": Conversation}, **problem_responses("not-found")},
-    )
-    async def read(request: Request, conversation_id: str) -> Response:
-        """Not found until its first message is recorded, a moment after it was submitted."""
-        principal = await principals.authenticate(request.headers.get("authorization"))
-        return Json(_view(await _found(records, principal.tenant_id, conversation_id)))
-
-    @router.get(
         "/v1/conversations/{conversation_id}/messages",
         summary="Read what was said in a conversation",
         responses={200: {"model": MessagePage}, **problem_responses("not-found", "invalid-request")},
@@ -100,6 +91,23 @@ def _reading(principals: Principals, records: Conversations) -> APIRouter:
         last = rows[limit - 1] if len(rows) > limit else None
         more = f"{last['number']}-{last['place']}" if last is not None else None
         return Json({"items": [_message(row) for row in rows[:limit]], "next_cursor": more})
+
+    return router
+
+
+def _showing(principals: Principals, records: Conversations) -> APIRouter:
+    router = APIRouter(route_class=RawRoute, tags=["conversations"], dependencies=[SECURED])
+
+    @router.get(
+        "/v1/conversations/{conversation_id}",
+        summary="Read a conversation",
+        openapi_extra=conversation_parameters(),
+        responses={200: {"model": Conversation}, **problem_responses("not-found")},
+    )
+    async def read(request: Request) -> Response:
+        """Not found until its first message is recorded, a moment after it was submitted."""
+        principal = await principals.authenticate(request.headers.get("authorization"))
+        return Json(_view(await _found(records, principal.tenant_id, request.path_params["conversation_id"])))
 
     return router
 
@@ -127,17 +135,18 @@ def _naming(principals: Principals, records: Conversations) -> APIRouter:
 
 
 def _ending(principals: Principals, records: Conversations, cancellations: CancellationsOfMany) -> APIRouter:
-    router = APIRouter(tags=["conversations"], dependencies=[SECURED])
+    router = APIRouter(route_class=RawRoute, tags=["conversations"], dependencies=[SECURED])
 
     @router.post(
         "/v1/conversations/{conversation_id}/cancel",
         summary="Cancel all open tasks of a conversation",
+        openapi_extra=conversation_parameters(),
         responses={200: {"model": ConversationCancelled}, **problem_responses("not-found")},
     )
-    async def cancel(request: Request, conversation_id: str) -> Response:
+    async def cancel(request: Request) -> Response:
         """Every task of it whose `created_at` is not after the answer's `as_of`. What was said before stays."""
         principal = await principals.authenticate(request.headers.get("authorization"))
-        row = await _found(records, principal.tenant_id, conversation_id)
+        row = await _found(records, principal.tenant_id, request.path_params["conversation_id"])
         try:
             done = await cancellations.cancel(principal.tenant_id, conversation_id=row["conversation_id"])
         except Unavailable as error:
@@ -149,22 +158,21 @@ def _ending(principals: Principals, records: Conversations, cancellations: Cance
         "/v1/conversations/{conversation_id}",
         status_code=202,
         summary="Delete a conversation and all that was said in it",
+        openapi_extra=conversation_parameters(),
         responses={202: {"model": ConversationDeleted}, **problem_responses("not-found")},
     )
-    async def delete(request: Request, conversation_id: str) -> Response:
+    async def delete(request: Request) -> Response:
         """Its open tasks are cancelled, it is gone from all lists at once, and then its turns and its tasks' inputs,
         outputs, metadata and events are deleted, however many there are. What was charged stays on the books.
 
         Doing it again says how far it is.
         """
         principal = await principals.authenticate(request.headers.get("authorization"))
-        tenant, known = principal.tenant_id, _uuid(conversation_id)
-        erasure = None
+        tenant, known = principal.tenant_id, _uuid(request.path_params["conversation_id"])
         try:
             if await records.find(tenant, known) is not None:
                 cancelled = await cancellations.cancel(tenant, conversation_id=known)
-                by = _key_id(request)
-                erasure = await records.erase(tenant, known, cancelled.as_of, by)
+                erasure = await records.erase(tenant, known, cancelled.as_of, _key_id(request))
             else:
                 erasure = await records.erasure(tenant, known)
         except Unavailable as error:
@@ -198,7 +206,7 @@ def _no_such_conversation() -> problems.Problem:
 
 def _key_id(request: Request) -> str:
     """The public part of the key that a request was authenticated with, for the log of deletions."""
-    return ":".join(["key", *request.headers["authorization"].split("_")[1:2]])
+    return f"key:{request.headers['authorization'].split('_')[1]}"
 
 
 def _view(row: Record) -> dict[str, Any]:
