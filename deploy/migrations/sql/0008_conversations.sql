@@ -1,7 +1,10 @@
 SET ROLE laneway_owner;
 
 ALTER TABLE history.tasks ADD COLUMN erased_at timestamptz;
-CREATE INDEX tasks_of_conversation ON history.tasks (tenant_id, conversation_id, submitted_at) WHERE conversation_id IS NOT NULL;
+CREATE INDEX tasks_of_conversation ON history.tasks (tenant_id, conversation_id, submitted_at)
+  WHERE conversation_id IS NOT NULL AND erased_at IS NULL;
+CREATE INDEX tasks_open_in_conversation ON history.tasks (tenant_id, conversation_id)
+  WHERE conversation_id IS NOT NULL AND status = 'queued';
 
 -- A conversation as its tenant sees it. It begins with the first recorded task that names it.
 CREATE TABLE history.conversations (
@@ -189,17 +192,19 @@ BEGIN
   SELECT coalesce(array_agg(n.task_id), '{}') INTO tasks FROM (
     SELECT t.task_id FROM history.tasks t LEFT JOIN runtime.runs r ON r.task_id = t.task_id
     WHERE t.tenant_id = e.tenant_id AND t.conversation_id = e.conversation_id AND t.submitted_at <= e.as_of
-      AND t.erased_at IS NULL AND t.status <> 'queued' AND coalesce(r.status, '') NOT IN ('running', 'parked')
+      AND t.erased_at IS NULL AND coalesce(r.status, '') NOT IN ('running', 'parked')
+      -- Of what never began nobody may ever tell the record: its lane may have refused it.
+      AND (t.status <> 'queued' OR r.attempts = 0)
     ORDER BY t.task_id LIMIT p_limit FOR UPDATE OF t) n;
   UPDATE history.tasks t SET erased_at = clock_timestamp(), input = NULL, output = NULL, error_message = NULL,
     metadata = NULL, user_id = NULL
   WHERE t.task_id = ANY (tasks);
   DELETE FROM history.messages m WHERE m.task_id = ANY (tasks);
   DELETE FROM history.events v WHERE v.task_id = ANY (tasks);
-  DELETE FROM history.dead_letters l WHERE l.task_id = ANY (tasks) AND l.bury_at IS NULL;
+  DELETE FROM history.dead_letters l WHERE l.task_id = ANY (tasks);
   DELETE FROM runtime.steps s WHERE s.task_id = ANY (tasks);
   DELETE FROM runtime.turns t WHERE t.task_id = ANY (tasks);
-  UPDATE runtime.runs r SET outcome = NULL WHERE r.task_id = ANY (tasks);
+  UPDATE runtime.runs r SET outcome = NULL WHERE r.task_id = ANY (tasks) AND r.attempts > 0;
   DELETE FROM history.conversations c
   WHERE c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id AND c.active_at <= e.as_of;
   left_open := EXISTS (SELECT FROM history.tasks t WHERE t.tenant_id = e.tenant_id

@@ -15,7 +15,7 @@ from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
 from common.pipelining import Pipelined
-from common.postgres import Pool, transaction
+from common.postgres import Pool, acquire, transaction
 from persister import conversation_records, metrics, repository, rows
 from persister.dead_letters import DeadLetter
 from persister.sweeping import cancel_recorded
@@ -54,8 +54,11 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float, redis: P
 
 
 async def _erase_recorded(tasks: Iterable[UUID], pool: Pool, timeout: float) -> None:
-    """What comes late of a conversation that was deleted meanwhile is deleted after it; seen to as above."""
-    async with transaction(pool, timeout) as connection:
+    """What comes late of a conversation that was deleted meanwhile is deleted after it.
+
+    After the transaction that records: whichever of it and the deletion commits first, the other one sees it.
+    """
+    async with acquire(pool, timeout) as connection:
         await conversation_records.erase_recorded(connection, sorted(tasks))
 
 
