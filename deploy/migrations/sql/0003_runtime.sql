@@ -48,11 +48,14 @@ CREATE TYPE runtime.obstacle AS (reason text, key text, room integer, wake_at ti
 -- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two, or one while
 -- somebody has paused anything, or cancelled many of its tenant's lately: the others cost one statement. A limited run is
 -- acquired under the lock of its tenant, see `runtime.limits`.
+-- `refusal` says why a run that was acquired is to be ended before it begins, `interrupted` which runs were cancelled for
+-- one that is parked: the rules of conversations (see `runtime.turns`).
 CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
   p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL,
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
-  OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb)
+  OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb, OUT refusal text,
+  OUT interrupted uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; name text; obstacle runtime.obstacle; covered boolean := false;
 BEGIN
@@ -69,11 +72,15 @@ BEGIN
   IF NOT covered AND (p_cap IS NOT NULL OR p_message IS NOT NULL OR EXISTS (SELECT FROM runtime.pauses)) THEN
     name := convert_from(p_message, 'UTF8')::json ->> 'concurrency_key';
     obstacle := runtime.in_the_way(p_task, p_tenant, p_tier, p_cap, convert_from(p_message, 'UTF8')::json);
-    IF obstacle.reason IS NOT NULL AND p_message IS NULL THEN
+    refusal := runtime.refusal_for(obstacle, p_message);
+    IF refusal IS NOT NULL THEN
+      name := NULL;  -- it is acquired to be ended, and takes up no place in a line
+    ELSIF obstacle.reason IS NOT NULL AND p_message IS NULL THEN
       decision := 'full';
       RETURN;
     ELSIF obstacle.reason IS NOT NULL THEN
       PERFORM runtime.put_aside(p_task, p_tenant, p_tier, obstacle, p_message);
+      interrupted := runtime.interrupt_for(p_tenant, obstacle, p_message);
     END IF;
   END IF;
   -- Whoever asks for a run that was woken has it, or finds it ended: it waits no more.
@@ -168,7 +175,9 @@ BEGIN
 END $$;
 
 -- Decides the end of a run, once: true where this call decided it, or had decided it before with the same fence.
-CREATE FUNCTION runtime.finish(p_task uuid, p_fence integer, p_status text, p_outcome bytea, p_finished_at timestamptz)
+-- With it goes what a completed run of a conversation adds to that, so that the next run cannot but see it.
+CREATE FUNCTION runtime.finish(p_task uuid, p_fence integer, p_status text, p_outcome bytea, p_finished_at timestamptz,
+  p_turn jsonb DEFAULT NULL, p_turn_bytes bigint DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE others_wait boolean;
@@ -177,6 +186,9 @@ BEGIN
   WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running'
   RETURNING EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = r.tenant_id AND p.ready_at IS NULL) INTO others_wait;
   IF others_wait THEN NOTIFY laneway_parking; END IF;
+  IF others_wait IS NOT NULL AND p_turn IS NOT NULL THEN
+    PERFORM runtime.add_turn(p_task, p_turn, p_turn_bytes, p_finished_at);
+  END IF;
   IF others_wait IS NOT NULL THEN RETURN true; END IF;
   RETURN EXISTS (SELECT FROM runtime.runs r WHERE r.task_id = p_task AND r.fence = p_fence AND r.outcome = p_outcome);
 END $$;

@@ -10,6 +10,7 @@ CREATE TABLE history.tasks (
   input jsonb,
   max_cost_usd numeric(20, 10),
   metadata jsonb,
+  conversation_id uuid,
   idempotency_key text,
   request_hash text,
   submitted_at timestamptz,

@@ -22,6 +22,7 @@ CREATE TABLE runtime.parked (
   room integer,
   wake_at timestamptz,
   -- Its place in every line, which it keeps however often it parks: the tenant's own order, then the order of submission.
+  -- A conversation's messages are answered in the order of their submission alone; 10 is one that interrupts.
   priority integer NOT NULL,
   submitted_at timestamptz NOT NULL,
   message bytea NOT NULL,
@@ -65,6 +66,8 @@ BEGIN
   IF p_reason = 'concurrency_key' THEN
     RETURN (SELECT count(*) FROM runtime.runs r WHERE r.tenant_id = p_tenant AND r.concurrency_key = p_key
               AND r.status = 'running' AND r.lease_until > clock_timestamp());
+  ELSIF p_reason = 'conversation_busy' THEN
+    RETURN runtime.having_conversation(p_tenant, p_key::uuid);
   END IF;
   RETURN (SELECT count(*) FROM runtime.runs r
           WHERE r.tenant_id = p_tenant AND r.status = 'running' AND r.lease_until > clock_timestamp());
@@ -94,6 +97,7 @@ END $$;
 CREATE FUNCTION runtime.in_the_way(p_task uuid, p_tenant uuid, p_tier text, p_cap integer, p_asked json) RETURNS runtime.obstacle
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; own runtime.parked; name text := p_asked ->> 'concurrency_key'; at_once integer; pause text;
+  unentered text;
 BEGIN
   SELECT * INTO run FROM runtime.runs r WHERE r.task_id = p_task AND r.tenant_id = p_tenant FOR NO KEY UPDATE;
   IF FOUND AND (run.cancel_requested_at IS NOT NULL OR run.status NOT IN ('running', 'parked')
@@ -104,6 +108,11 @@ BEGIN
   IF pause IS NOT NULL THEN RETURN ROW ('paused', pause, NULL, NULL)::runtime.obstacle; END IF;
   IF (p_asked ->> 'not_before')::timestamptz > clock_timestamp() THEN
     RETURN ROW ('not_before', '', NULL, (p_asked ->> 'not_before')::timestamptz)::runtime.obstacle;
+  END IF;
+  -- Before the other lines: who has its conversation keeps it, whatever else it waits for after this.
+  IF p_asked ->> 'conversation_id' IS NOT NULL THEN
+    unentered := runtime.enter_conversation(p_task, p_tenant, own, p_asked);
+    IF unentered IS NOT NULL THEN RETURN ROW (unentered, p_asked ->> 'conversation_id', 1, NULL)::runtime.obstacle; END IF;
   END IF;
   IF name IS NOT NULL THEN
     at_once := coalesce((p_asked ->> 'concurrency_limit')::integer, 1);
@@ -144,10 +153,12 @@ BEGIN
   END IF;
   INSERT INTO runtime.parked AS p (task_id, tenant_id, tier, reason, key, room, wake_at, priority, submitted_at, message, told)
   VALUES (p_task, p_tenant, p_tier, p_obstacle.reason, p_obstacle.key, p_obstacle.room, p_obstacle.wake_at,
-          (asked ->> 'priority')::integer, (asked ->> 'submitted_at')::timestamptz, p_message, said)
+          CASE WHEN p_obstacle.reason <> 'conversation_busy' THEN (asked ->> 'priority')::integer
+               WHEN asked ->> 'on_busy' = 'interrupt' THEN 10 ELSE 0 END,
+          (asked ->> 'submitted_at')::timestamptz, p_message, said)
   ON CONFLICT (task_id) DO UPDATE
     SET reason = excluded.reason, key = excluded.key, room = excluded.room, wake_at = excluded.wake_at,
-        told = excluded.told, ready_at = NULL, published_at = NULL;
+        priority = excluded.priority, told = excluded.told, ready_at = NULL, published_at = NULL;
   -- The waker may have to wake it sooner than it meant to look; and a place that was kept for it elsewhere is free.
   NOTIFY laneway_parking;
 END $$;
@@ -224,7 +235,7 @@ BEGIN
     )
     SELECT l.tenant_id, l.reason, l.key, p.max_running FROM lines l
     LEFT JOIN identity.tenants t ON t.tenant_id = l.tenant_id LEFT JOIN identity.plans p ON p.name = t.plan
-    WHERE l.reason IN ('running_cap', 'concurrency_key')
+    WHERE l.reason IN ('running_cap', 'concurrency_key', 'conversation_busy')
   LOOP
     taken := runtime.running_in(line.tenant_id, line.reason, line.key) + runtime.ready_in(line.tenant_id, line.reason, line.key);
     FOR waiting IN

@@ -23,6 +23,7 @@ CREATE TABLE runtime.cancellations (
   status text CHECK (status IN ('queued', 'running', 'parked')),
   batch_id uuid,
   metadata jsonb,
+  conversation_id uuid,
   requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   worked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   reached_at timestamptz,
@@ -39,6 +40,7 @@ CREATE FUNCTION runtime.covers(c runtime.cancellations, t history.tasks, p_statu
 LANGUAGE sql IMMUTABLE AS $$
   SELECT t.tenant_id = c.tenant_id
     AND (c.batch_id IS NULL OR t.batch_id = c.batch_id)
+    AND (c.conversation_id IS NULL OR t.conversation_id = c.conversation_id)
     AND (t.submitted_at <= c.as_of)
     AND (c.status IS NULL OR p_status = c.status)
     AND (c.metadata IS NULL OR t.metadata @> c.metadata)
@@ -60,6 +62,7 @@ BEGIN
     task.submitted_at := (p_asked ->> 'submitted_at')::timestamptz;
     task.batch_id := (p_asked -> 'batch' ->> 'id')::uuid;
     task.metadata := (p_asked -> 'metadata')::jsonb;
+    task.conversation_id := (p_asked ->> 'conversation_id')::uuid;
   END IF;
   RETURN EXISTS (SELECT FROM runtime.cancellations c
                  WHERE c.tenant_id = p_tenant AND c.as_of >= task.submitted_at AND (c.status IS NULL OR c.status = 'queued')
@@ -67,10 +70,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION runtime.begin_cancellation(
-  p_id uuid, p_tenant uuid, p_as_of timestamptz, p_status text, p_batch uuid, p_metadata jsonb) RETURNS void
+  p_id uuid, p_tenant uuid, p_as_of timestamptz, p_status text, p_batch uuid, p_metadata jsonb,
+  p_conversation uuid DEFAULT NULL) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  INSERT INTO runtime.cancellations (cancellation_id, tenant_id, as_of, status, batch_id, metadata)
-  VALUES (p_id, p_tenant, p_as_of, p_status, p_batch, p_metadata);
+  INSERT INTO runtime.cancellations (cancellation_id, tenant_id, as_of, status, batch_id, metadata, conversation_id)
+  VALUES (p_id, p_tenant, p_as_of, p_status, p_batch, p_metadata, p_conversation);
   -- Longer than a message can be on its way to its record.
   DELETE FROM runtime.cancellations WHERE tenant_id = p_tenant AND as_of < p_as_of - interval '30 days' AND swept_at IS NOT NULL;
 $$;
@@ -93,6 +97,7 @@ BEGIN
     INTO looked_at, last_at, last_task
     FROM (SELECT t.task_id, t.submitted_at FROM history.tasks t
           WHERE t.tenant_id = c.tenant_id AND t.status = 'queued' AND t.submitted_at <= c.as_of
+            AND (c.conversation_id IS NULL OR t.conversation_id = c.conversation_id)
             AND (c.reached_at IS NULL OR (t.submitted_at, t.task_id) < (c.reached_at, c.reached_task))
           ORDER BY t.submitted_at DESC, t.task_id DESC LIMIT p_limit) n;
     UPDATE runtime.cancellations k SET worked_at = clock_timestamp(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,14 +16,14 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, documents, schedule_documents
+from gateway import batch_documents, conversation_documents, documents, schedule_documents
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
-_DOCUMENTS = (documents, batch_documents, schedule_documents)
+_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents)
 
 
 class _Document:
@@ -94,6 +95,7 @@ async def test_every_success_is_as_described(
     document.check("/v1/chat/stream", chat)
     await _batched(document, gateway, stage)
     await _scheduled(document, gateway)
+    await _conversed(document, gateway)
     await _administered(document, client)
     assert document.seen == document.successes()
 
@@ -141,6 +143,31 @@ async def _scheduled(document: _Document, gateway: Running) -> None:
     document.check("/v1/schedules", await client.get("/v1/schedules", headers=tenant.headers))
     document.check(own, await client.get(address, headers=tenant.headers))
     document.check(own, await client.patch(address, json={"enabled": False}, headers=tenant.headers))
+    document.check(own, await client.delete(address, headers=tenant.headers))
+
+
+async def _conversed(document: _Document, gateway: Running) -> None:
+    tenant, client, conversation, all_of_them = await gateway.tenant(), gateway.client, uuid4(), "/v1/conversations"
+    own, address = f"{all_of_them}/{{conversation_id}}", f"{all_of_them}/{conversation}"
+    await gateway.database.execute(
+        "INSERT INTO history.conversations VALUES ($1, $2, 'ada', 'A title', false, now(), now())",
+        tenant.id,
+        conversation,
+    )
+    said = [{"role": "user", "content": [{"type": "text", "text": "What is AI?"}]}]
+    await gateway.database.execute(
+        "INSERT INTO runtime.turns VALUES ($1, $2, $3, 'ada', now(), 1, $4, 10, now())",
+        uuid4(),
+        tenant.id,
+        conversation,
+        json.dumps(said),
+    )
+    document.check(all_of_them, await client.get(all_of_them, headers=tenant.headers))
+    document.check(own, await client.get(address, headers=tenant.headers))
+    document.check(f"{own}/messages", await client.get(f"{address}/messages", headers=tenant.headers))
+    document.check(own, await client.patch(address, json={"title": "Another"}, headers=tenant.headers))
+    document.check(f"{own}/cancel", await client.post(f"{address}/cancel", headers=tenant.headers))
+    document.check(own, await client.delete(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
 
 

@@ -9,9 +9,10 @@ from anthropic.types import MessageDeltaUsage, RawMessageDeltaEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_worker.loop import overhead, settle_meter, text_bytes, tokens_of
+from agent_worker.loop import settle_meter
 from agent_worker.providers import anthropic, openai_chat, openai_responses
 from agent_worker.providers.base import CallMeter, ModelRequest, ToolSpec, Turn
+from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import builtin_tools
 from common.contracts.usage import Usage

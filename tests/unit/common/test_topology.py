@@ -93,7 +93,7 @@ def test_every_service_has_a_user_and_no_user_is_anothers() -> None:
             {t.CONTROL, t.control_queue("gateway-1")},
             {t.TASKS, t.CONTROL, t.control_queue("gateway-1")} | LANES,
         ),
-        (t.AGENT_WORKER, LANES | {t.CONTROL, t.control_queue("w-1")}, {t.EVENTS, t.control_queue("w-1")}),
+        (t.AGENT_WORKER, LANES | {t.CONTROL, t.control_queue("w-1")}, {t.EVENTS, t.CONTROL, t.control_queue("w-1")}),
         (t.PERSISTER, {t.PERSISTER_QUEUE, t.DEAD_TASKS_QUEUE, t.DEAD_EVENTS_QUEUE}, {t.TASKS}),
         (t.BILLING, {t.BILLING_QUEUE}, set()),
     ],

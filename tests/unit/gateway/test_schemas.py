@@ -91,9 +91,9 @@ def test_money_is_exact_however_it_is_written() -> None:
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
         ({"metadata": {"a": 1}}, "metadata.a", "valid string"),
         ({"metadata": {"a": "\0"}}, "metadata.a", "U+0000"),
-        ({"conversation_id": "c"}, "conversation_id", "not available in this version"),
+        ({"conversation_id": "c"}, "conversation_id", "valid UUID"),
         ({"on_budget_exhausted": "park"}, "on_budget_exhausted", "not available in this version"),
-        ({"on_busy": "reject"}, "on_busy", "not available in this version"),
+        ({"on_busy": "reject"}, "on_busy", "without a conversation_id"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_field_and_the_reason(fields: dict[str, Any], field: str, reason: str) -> None:

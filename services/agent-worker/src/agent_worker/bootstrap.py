@@ -24,8 +24,9 @@ from agent_worker.providers.openai import client as openai_client
 from agent_worker.providers.openai_chat import OpenAIChat
 from agent_worker.providers.openai_responses import OpenAIResponses
 from agent_worker.providers.scripted import Scripted
+from agent_worker.report_records import WorkerReports
 from agent_worker.reporting import report_forever, retire
-from agent_worker.repository import RunRepository, WorkerReports
+from agent_worker.repository import RunRepository
 from agent_worker.resilience.retry import Retry
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name

@@ -8,7 +8,6 @@ the call used. It may be cancelled at any await; what a call used until it was c
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,6 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from agent_worker.cutting import undisturbed
+from agent_worker.history import History
 from agent_worker.providers.base import (
     Block,
     CallMeter,
@@ -31,6 +31,7 @@ from agent_worker.providers.base import (
     Turn,
 )
 from agent_worker.resilience.retry import Retry
+from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
 from common.contracts.usage import Usage
 
@@ -46,6 +47,15 @@ class Step:
     number: int
     turns: tuple[Turn, ...]
     usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryTrimmed:
+    """From this step on the model is shown only a part of the conversation: the oldest exchanges were dropped."""
+
+    step: int
+    history: dict[str, int]
+    """How many `exchanges` are left, and how many were `dropped`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ class Answered:
     stop_reason: StopReason
 
 
-Happening = Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | Answered
+Happening = HistoryTrimmed | Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | Answered
 
 
 class Calls(Protocol):
@@ -144,15 +154,28 @@ class AgentLoop:
         self._retry = retry
         self._random = random.Random()  # noqa: S311 - jitter
 
-    async def run(self, turns: tuple[Turn, ...], first_step: int = 1) -> AsyncGenerator[Happening, None]:
-        """Run from a step on, after the given turns.
+    def room(self, turns: tuple[Turn, ...]) -> int:
+        """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
+        plan = self._plan
+        said = text_bytes(plan.system, turns) + overhead(turns, self._tools)
+        return max(0, plan.window - plan.max_output_tokens - said)
+
+    async def run(
+        self, turns: tuple[Turn, ...], first_step: int = 1, history: History | None = None
+    ) -> AsyncGenerator[Happening, None]:
+        """Run from a step on, after the given turns, and before them what fits of the history.
 
         Raises `ProviderError` where the model failed for good, `MaxStepsReachedError`, and what `Calls` raises.
         """
+        before, told = self._shown(history or History()), 0
         for number in range(first_step, self._plan.max_steps + 1):
+            before = before.fitting(self.room(turns))
+            if before.dropped > told:
+                told = before.dropped
+                yield HistoryTrimmed(number, {"exchanges": len(before.exchanges), "dropped": told})
             pieces: list[Piece] = []
             used = Usage()
-            async with aclosing(self._ask(number, turns, pieces)) as happenings:
+            async with aclosing(self._ask(number, (*before.turns, *turns), pieces)) as happenings:
                 async for happening in happenings:
                     if isinstance(happening, CallUsed):
                         used = used + happening.usage
@@ -165,15 +188,24 @@ class AgentLoop:
                 return
             if number == self._plan.max_steps:
                 break
-            for call in calls:
-                yield ToolStarted(call)
-            results = await asyncio.gather(*(self._tools.run(call) for call in calls))
-            for result in results:
-                yield ToolEnded(result)
+            results: list[ToolResult] = []
+            async with aclosing(self._use(calls, results)) as happenings:
+                async for happening in happenings:
+                    yield happening
             step = Step(number, (said, _tool_turn(results)), used)
             turns = (*turns, *step.turns)
             yield StepEnded(step)
         raise MaxStepsReachedError(f"the model asked for tools in each of its {self._plan.max_steps} steps")
+
+    async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
+        for call in calls:
+            yield ToolStarted(call)
+        results += await asyncio.gather(*(self._tools.run(call) for call in calls))
+        for result in results:
+            yield ToolEnded(result)
+
+    def _shown(self, history: History) -> History:
+        return history if self._tools.specs else history.without_tools()
 
     async def _ask(self, step: int, turns: tuple[Turn, ...], pieces: list[Piece]) -> AsyncGenerator[Happening, None]:
         """Call the model until it answers, or fails for good."""
@@ -236,37 +268,6 @@ def settle_meter(meter: CallMeter, input_estimate: int, max_output_tokens: int) 
     written = max(counted.output_tokens, received)
     meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
     meter.estimated = True
-
-
-# The usual length of a token in English text; only for estimates, never for a bound.
-_BYTES_PER_TOKEN = 4
-_BYTES_PER_TURN = 64
-_BYTES_PER_CALL = 1024
-
-
-def tokens_of(size: int) -> int:
-    """About how many tokens a text of so many bytes is."""
-    return -(-size // _BYTES_PER_TOKEN)
-
-
-def text_bytes(system: str, turns: tuple[Turn, ...]) -> int:
-    """Bytes of what is said in the input."""
-    said = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
-    return len(system.encode()) + said
-
-
-def overhead(turns: tuple[Turn, ...], tools: Toolbox) -> int:
-    """Bytes of the tools, and what the providers wrap around each message and tool at most.
-
-    With the text a number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more.
-    """
-    schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
-    return schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
-
-
-def _length(value: object) -> int:
-    """Bytes of a text, or of anything else as JSON at its longest."""
-    return len(value.encode() if isinstance(value, str) else json.dumps(value))
 
 
 def _assistant(pieces: list[Piece]) -> Turn:

@@ -11,7 +11,7 @@ import asyncio
 import structlog
 
 from agent_worker.lanes import Slots
-from agent_worker.repository import WorkerReports
+from agent_worker.report_records import WorkerReports
 from common.errors import StoreUnavailable
 from common.lanes import REPORT_SECONDS
 

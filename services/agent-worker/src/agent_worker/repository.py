@@ -17,6 +17,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from agent_worker.batching import Batched
+from agent_worker.history import Exchange, History
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -33,13 +34,12 @@ _BEGIN_CALLS = (
     "SELECT * FROM runtime.begin_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[])"
 )
 _FINISH = """
-SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at)
-FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[])
-  WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, n) ORDER BY r.n
+SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at, r.turn::jsonb, r.turn_bytes)
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[], $6::text[], $7::bigint[])
+  WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, turn, turn_bytes, n) ORDER BY r.n
 """
+_HISTORY = "SELECT number, messages FROM runtime.history($1, $2)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
-_REPORT = "SELECT runtime.report_worker($1, $2, $3)"
-_RETIRE = "SELECT runtime.retire_worker($1)"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 
@@ -73,6 +73,10 @@ class Acquisition:
     """How long it has been parked since it first began."""
     told: tuple[StreamEvent, ...] = ()
     """What the stream of a run that is parked is to say of it."""
+    refusal: str | None = None
+    """Why the run, which was acquired, is to be ended at once: its conversation's rules."""
+    interrupted: tuple[UUID, ...] = ()
+    """Runs of its conversation that were cancelled for one that is parked, and that are to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,8 @@ class _Finish(NamedTuple):
     status: TerminalStatus
     outcome: bytes
     finished_at: datetime
+    turn: str | None
+    turn_bytes: int | None
 
 
 # The locks of a batch are held until its commit: a few dozen runs give all that is to be gained.
@@ -205,14 +211,29 @@ class RunRepository:
             return [Leave(**dict(row)) for row in await connection.fetch(_BEGIN_CALLS, *_columns(rows))]
 
     async def finish(
-        self, task_id: UUID, fence: int, status: TerminalStatus, outcome: bytes, finished_at: datetime
+        self,
+        task_id: UUID,
+        fence: int,
+        status: TerminalStatus,
+        outcome: bytes,
+        finished_at: datetime,
+        exchange: Exchange | None = None,
     ) -> bool:
-        """Decide the end of the run; False where another worker holds the fence."""
-        return await self._finishing.call(_Finish(task_id, fence, status, outcome, finished_at))
+        """Decide the end of the run, with what it adds to its conversation; False where another has the fence."""
+        turn = (None, None) if exchange is None else (postgres.to_json(exchange.document()), exchange.size)
+        return await self._finishing.call(_Finish(task_id, fence, status, outcome, finished_at, *turn))
 
     async def _finish(self, asked: Sequence[_Finish]) -> list[bool]:
         async with postgres.acquire(self._pool, self._timeout) as connection:
             return [bool(row[0]) for row in await connection.fetch(_FINISH, *_columns(asked))]
+
+    async def history(self, task_id: UUID, size: int) -> History:
+        """The newest exchanges of the run's conversation that have this size together at most."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            rows = await connection.fetch(_HISTORY, task_id, size)
+        kept = [Exchange.read(row["messages"]) for row in reversed(rows) if row["messages"] is not None]
+        # The newest that is left out comes last, without what it says. They are numbered from 1 on.
+        return History(tuple(kept), rows[-1]["number"] if len(kept) < len(rows) else 0)
 
     async def release(self, task_id: UUID, fence: int, saved: SavedStep | None) -> None:
         """Give the run back at once, with the step that is finished but not yet saved."""
@@ -242,24 +263,6 @@ class RunRepository:
             return bool(await connection.fetchval("SELECT true"))
 
 
-class WorkerReports:
-    """What workers say of themselves. Every method raises `StoreUnavailable` where PostgreSQL does not answer."""
-
-    def __init__(self, pool: Pool, timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
-
-    async def report(self, worker: str, slots: int, lanes: dict[str, int]) -> None:
-        """This worker is there, with so many slots; `lanes`: of each tier, how many tasks could begin now."""
-        async with postgres.acquire(self._pool, self._timeout) as connection:
-            await connection.execute(_REPORT, worker, slots, lanes)
-
-    async def retire(self, worker: str) -> None:
-        """It is there no more."""
-        async with postgres.acquire(self._pool, self._timeout) as connection:
-            await connection.execute(_RETIRE, worker)
-
-
 def _checkpoint(saved: SavedStep | None) -> tuple[int | None, int | None, dict[str, Any] | None]:
     return (None, None, None) if saved is None else (saved.number, saved.last_seq, saved.state)
 
@@ -272,7 +275,8 @@ def _checkpoint_text(saved: SavedStep | None) -> tuple[int | None, int | None, s
 def _acquisition(row: Record) -> Acquisition:
     steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
     told = tuple(StreamEvent(fence=row["fence"], **event) for event in row["told"] or ())
-    return Acquisition(**{**dict(row), "steps": steps, "told": told})
+    interrupted = tuple(row["interrupted"] or ())
+    return Acquisition(**{**dict(row), "steps": steps, "told": told, "interrupted": interrupted})
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

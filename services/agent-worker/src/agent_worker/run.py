@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 import structlog
 
-from agent_worker import loop
+from agent_worker import conversing, loop
 from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
@@ -24,7 +23,6 @@ from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_err
 from agent_worker.fitting import fitted
 from agent_worker.loop import AgentLoop, Answered, Happening, Step
 from agent_worker.progress import RunLog
-from agent_worker.providers.base import Turn
 from agent_worker.repository import Obstacle, RunRepository
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
@@ -182,8 +180,9 @@ class Run:
         return Ending("failed", error=error)
 
     async def _loop_through(self) -> Ending:
-        asked = tuple(Turn(m.role, ({"type": "text", "text": m.content},)) for m in self.task.input)
-        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step)
+        asked = conversing.asked(self.task)
+        history = await conversing.history(self.task, self._loop.room(asked), self._repository)
+        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step, history)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -197,7 +196,8 @@ class Run:
         if isinstance(happening, loop.Token):
             self.log.token(happening.text)
         elif isinstance(happening, loop.CallUsed):
-            self.log.emit("usage", _usage_data(happening))
+            used = happening.usage.model_dump(exclude_defaults=True)
+            self.log.emit("usage", {**used, "estimated": happening.estimated})
         elif isinstance(happening, loop.ToolStarted):
             call = happening.call
             self.log.emit("tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments})
@@ -209,6 +209,8 @@ class Run:
             )
         elif isinstance(happening, loop.Retrying):
             self._reset(happening)
+        elif isinstance(happening, loop.HistoryTrimmed):
+            self.log.emit("status", {"status": "running", **asdict(happening)})
         elif isinstance(happening, loop.StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
@@ -240,9 +242,11 @@ class Run:
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))
-        outcome = finished.encode()
+        outcome, exchange = finished.encode(), conversing.exchange(self.task, self._checkpoint, ending)
         decided = await until_available(
-            lambda: self._repository.finish(self.task.task_id, self.fence, ending.status, outcome, finished.finished_at)
+            lambda: self._repository.finish(
+                self.task.task_id, self.fence, ending.status, outcome, finished.finished_at, exchange
+            )
         )
         return finished if decided else None
 
@@ -294,7 +298,3 @@ class Run:
                 EVENTS, contract.kind, contract, subject=self.task.task_id, stable_id=stable_id
             )
         )
-
-
-def _usage_data(used: loop.CallUsed) -> dict[str, Any]:
-    return {**used.usage.model_dump(exclude_defaults=True), "estimated": used.estimated}

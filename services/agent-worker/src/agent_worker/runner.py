@@ -26,20 +26,26 @@ from agent_worker.tools.base import Toolbox
 from common import batches, streams
 from common.admission import release
 from common.catalogue import Agent, Catalogue, Model
-from common.contracts import RunFinished, RunProgressed, TaskSubmitted
+from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
 from common.ending import tell_end
-from common.errors import CacheUnavailable
+from common.errors import BrokerUnavailable, CacheUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
-from common.messaging.topology import EVENTS
+from common.messaging.topology import CONTROL, EVENTS
 from common.pipelining import Pipelined
 
 _log = structlog.get_logger(__name__)
 _AFTER_LEASE_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 5.0
 _LONGEST_SPIN_SECONDS = 1.0
+
+
+_REFUSALS = {
+    "conversation_busy": "another task of the conversation was not over yet, and this one was not to wait for it",
+    "conversation_not_found": "the task's user has no such conversation: its id is another user's",
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Runner:
             return Disposition.DONE
         if found.decision == "parked":
             # It comes again when it is woken: the slot is free at once.
+            await self._tell_interrupted(task, found)
             await self._tell_parked(task, found)
             return Disposition.DONE
         await self._ring(task)
@@ -118,6 +125,17 @@ class Runner:
             least = min(_LONGEST_SPIN_SECONDS, least * 2)
         return None
 
+    async def _tell_interrupted(self, task: TaskSubmitted, found: Acquisition) -> None:
+        """Ring for what was cancelled for this task. Unheard, their workers find it when they renew their leases."""
+        if found.interrupted:
+            bell = CancelsRequested(tenant_id=task.tenant_id, task_ids=found.interrupted)
+            try:
+                await self._equipment.publisher.publish(
+                    CONTROL, "", bell, subject=task.task_id, stable_id=str(task.task_id)
+                )
+            except BrokerUnavailable as error:
+                _log.info("interrupt.untold", task_id=str(task.task_id), error=repr(error))
+
     async def _tell_parked(self, task: TaskSubmitted, found: Acquisition) -> None:
         """Tell those who watch. Done again with each delivery until it is acknowledged, it changes nothing."""
         if not found.told:
@@ -141,6 +159,8 @@ class Runner:
         """Why this run ends before it does anything, if it does."""
         if found.cancel_requested:
             return "cancelled", RunError(type="cancelled", message="the task was cancelled")
+        if found.refusal is not None:
+            return "failed", RunError(type=found.refusal, message=_REFUSALS[found.refusal])
         if task.deadline_at is not None and found.fence == 1 and now() > task.deadline_at:
             return "expired", DEADLINE_PASSED
         if found.attempts > self._equipment.settings.max_attempts:

@@ -31,6 +31,7 @@ from gateway.batch_submission import BatchSubmissions
 from gateway.cancellation_records import CancellationRecords
 from gateway.cancelling import Cancellations
 from gateway.cancelling_many import CancellationsOfMany
+from gateway.conversation_records import Conversations
 from gateway.database import Database
 from gateway.hub import Hub
 from gateway.identities import Identities
@@ -43,7 +44,7 @@ from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.routes import admin, cancels, pauses, streams, tasks, usage
+from gateway.routes import admin, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.lanes import showing_lanes
 from gateway.routes.schedules import (
@@ -153,6 +154,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 changing_schedules(principals, scheduling, schedules),
                 listing_schedules(principals, schedules),
                 reading_schedules(principals, schedules),
+                *conversations.conversations(principals, Conversations(database), many),
                 usage.reporting(principals, UsageReport(database)),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),

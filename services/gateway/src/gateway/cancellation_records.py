@@ -10,7 +10,7 @@ from uuid import UUID
 from common.ending import Swept
 from gateway.database import Database
 
-_BEGIN = "SELECT runtime.begin_cancellation($1, $2, $3, $4, $5, $6)"
+_BEGIN = "SELECT runtime.begin_cancellation($1, $2, $3, $4, $5, $6, $7)"
 _SWEEP = "SELECT * FROM runtime.sweep($1, $2)"
 _SWEPT = "SELECT swept_at IS NOT NULL FROM runtime.cancellations WHERE cancellation_id = $1"
 
@@ -25,6 +25,7 @@ class Cancellation:
     status: str | None = None
     batch_id: UUID | None = None
     metadata: Mapping[str, str] | None = None
+    conversation_id: UUID | None = None
 
 
 class CancellationRecords:
@@ -40,9 +41,8 @@ class CancellationRecords:
     async def _begin(self, asked: Cancellation) -> None:
         async with self._database.as_tenant(asked.tenant_id) as connection:
             metadata = None if asked.metadata is None else dict(asked.metadata)
-            await connection.execute(
-                _BEGIN, asked.id, asked.tenant_id, asked.as_of, asked.status, asked.batch_id, metadata
-            )
+            which = (asked.status, asked.batch_id, metadata, asked.conversation_id)
+            await connection.execute(_BEGIN, asked.id, asked.tenant_id, asked.as_of, *which)
 
     async def sweep(self, cancellation: Cancellation, limit: int) -> tuple[list[Swept], bool]:
         """Cancel the next tasks, in one transaction; whether that was all of what is recorded."""

@@ -58,12 +58,14 @@ class CancellationsOfMany:
         status: str | None = None,
         batch_id: UUID | None = None,
         metadata: Mapping[str, str] | None = None,
+        conversation_id: UUID | None = None,
     ) -> Cancelled:
         """Cancel all that was submitted until now, as far as the filters fit.
 
         Raises `StoreUnavailable` where it could not be written down; after that it is carried out in any case.
         """
-        asked = Cancellation(uuid_utils.compat.uuid7(), tenant_id, now(), status, batch_id, metadata)
+        identity = (uuid_utils.compat.uuid7(), tenant_id, now())
+        asked = Cancellation(*identity, status, batch_id, metadata, conversation_id)
         await self._records.begin(asked)
         result = Cancelled(asked.id, asked.as_of)
         clock = asyncio.get_running_loop().time

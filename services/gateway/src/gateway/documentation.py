@@ -145,6 +145,11 @@ def batch_parameters() -> dict[str, Any]:
     return {"parameters": [_BATCH_ID]}
 
 
+def conversation_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a conversation's id by itself."""
+    return {"parameters": [{**_TASK_ID, "name": "conversation_id"}]}
+
+
 def batch_stream_parameters() -> dict[str, Any]:
     """The `openapi_extra` of the route that streams a batch."""
     resume = "the id of the last event that was seen: it says what its client has been told"

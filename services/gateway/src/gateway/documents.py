@@ -49,7 +49,7 @@ class TaskError(Document):
 class Parked(Document):
     """What a task waits for, without taking up a slot."""
 
-    reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key"])
+    reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key", "conversation_busy"])
     until: datetime | None = Field(description="when it goes on, where that is known")
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
 
@@ -64,6 +64,7 @@ class Task(Document):
     priority: int | None = None
     agent: str | None = None
     user_id: str | None = None
+    conversation_id: UUID | None = None
     metadata: dict[str, str] = {}
     created_at: datetime | None
     started_at: datetime | None

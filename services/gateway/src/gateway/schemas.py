@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -74,7 +75,11 @@ class TaskRequest(BaseModel):
     input: Input = Field(description="a question, or the messages of a conversation that ends with the user's")
     agent: Text = Field(default="default", max_length=100, description="an agent of the catalogue")
     model: Text | None = Field(default=None, max_length=100, description="a model of the catalogue; else the agent's")
-    conversation_id: str | None = Field(default=None, description="null only: not available in this version")
+    conversation_id: UUID | None = Field(
+        default=None,
+        description="a UUID of your own: the first task that names it begins the conversation, each later one is shown"
+        " what those that completed before it said",
+    )
     user_id: Text | None = Field(default=None, min_length=1, max_length=200, description="the tenant's own user")
     tier: Text | None = Field(default=None, max_length=31, description="at most the user's, which is the default")
     priority: int = Field(default=5, ge=0, le=9, description="orders the tenant's own tasks; 9 goes first")
@@ -101,7 +106,8 @@ class TaskRequest(BaseModel):
     )
     on_budget_exhausted: Literal["fail", "park"] = Field(default="fail", description='"fail" only in this version')
     on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
-        default="enqueue", description='"enqueue" only in this version'
+        default="enqueue",
+        description="where another task has the conversation: wait for it, fail with `conversation_busy`, or cancel it",
     )
     metadata: Metadata = Field(default_factory=dict, description="at most 16 pairs, returned with the task")
 
@@ -114,12 +120,14 @@ class TaskRequest(BaseModel):
 
     @model_validator(mode="after")
     def _only_what_exists(self) -> Self:
-        if self.conversation_id is not None:
-            raise invalid_field("conversation_id", "conversations are not available in this version")
         if self.on_budget_exhausted != "fail":
             raise invalid_field("on_budget_exhausted", "waiting for a budget is not available in this version")
-        if self.on_busy != "enqueue":
-            raise invalid_field("on_busy", "conversations are not available in this version")
+        return self
+
+    @model_validator(mode="after")
+    def _busy_is_a_conversation(self) -> Self:
+        if self.on_busy != "enqueue" and self.conversation_id is None:
+            raise invalid_field("on_busy", "has no meaning without a conversation_id: name one, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -171,7 +179,7 @@ def check_catalogue(request: TaskRequest, catalogue: Catalogue) -> None:
 EXAMPLES: dict[str, dict[str, Any]] = {
     "question": {"summary": "A question", "value": {"input": "What is AI?"}},
     "conversation": {
-        "summary": "A conversation, with limits",
+        "summary": "A conversation that the client keeps, with limits",
         "value": {
             "input": [
                 {"role": "user", "content": "Hello"},
@@ -182,6 +190,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "priority": 7,
             "max_cost_usd": "0.05",
             "metadata": {"order": "4711"},
+        },
+    },
+    "turn": {
+        "summary": "The next message of a conversation, instead of what is being answered there",
+        "value": {
+            "input": "No, in euros please.",
+            "conversation_id": "0198c0de-0000-7000-8000-0000000000cc",
+            "on_busy": "interrupt",
         },
     },
     "exclusive": {

@@ -29,8 +29,8 @@ WHERE t.task_id = $1
 VIEW = """
 SELECT q.task_id, coalesce(t.tenant_id, r.tenant_id) AS tenant_id,
        coalesce(t.tier, r.tier) AS tier, t.status AS recorded_status, r.status AS run_status, r.outcome,
-       t.user_id, t.priority, t.level, t.agent, t.metadata, t.submitted_at, t.output, t.error_type, t.error_message,
-       t.usage,
+       t.user_id, t.conversation_id, t.priority, t.level, t.agent, t.metadata, t.submitted_at, t.output,
+       t.error_type, t.error_message, t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
        w.reason AS parked_reason, w.wake_at AS parked_until, nullif(w.key, '') AS parked_key,

@@ -78,6 +78,8 @@ class Ticket:
             not_before=asked.not_before,
             concurrency_key=asked.concurrency_key,
             concurrency_limit=asked.concurrency_limit,
+            conversation_id=asked.conversation_id,
+            on_busy=asked.on_busy,
             metadata=asked.metadata,
             batch=self.batch,
             idempotency_key=self.key,

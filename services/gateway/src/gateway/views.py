@@ -29,6 +29,7 @@ def task_view(row: Record) -> dict[str, Any]:
         "priority": row["priority"],
         "agent": row["agent"],
         "user_id": row["user_id"],
+        "conversation_id": row["conversation_id"],
         "metadata": row["metadata"] or {},
         "created_at": row["submitted_at"],
         "started_at": started,

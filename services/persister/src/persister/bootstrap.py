@@ -18,6 +18,7 @@ from common.messaging.topology import DEAD_EVENTS_QUEUE, DEAD_TASKS_QUEUE, PERSI
 from common.pipelining import Pipelined
 from persister import dead_letters, handlers
 from persister.burial import bury_forever
+from persister.erasing import erase_forever
 from persister.partitions import keep_partitions
 from persister.settings import PersisterSettings
 from persister.sweeping import sweep_forever
@@ -62,6 +63,7 @@ async def persister(settings: PersisterSettings) -> AsyncIterator[list[asyncio.T
             "waker": waker.run(),
             "partitions": keep_partitions(pool, timeout),
             "sweeping": sweep_forever(pool, timeout, pipelined),
+            "erasing": erase_forever(pool, timeout, pipelined),
         }
         tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
         checks: dict[str, Check] = {

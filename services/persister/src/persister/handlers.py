@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TypeAlias
+from uuid import UUID
 
 import structlog
 
@@ -14,8 +15,8 @@ from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
 from common.pipelining import Pipelined
-from common.postgres import Pool, transaction
-from persister import metrics, repository, rows
+from common.postgres import Pool, acquire, transaction
+from persister import conversation_records, metrics, repository, rows
 from persister.dead_letters import DeadLetter
 from persister.sweeping import cancel_recorded
 
@@ -40,14 +41,25 @@ async def record(batch: Sequence[Recorded], pool: Pool, timeout: float, redis: P
     events = [row for message in batch if not isinstance(message, TaskSubmitted) for row in rows.events(message)]
     async with transaction(pool, timeout) as connection:
         await repository.record_tasks(connection, rows.tasks(submissions, ends))
+        await conversation_records.record_conversations(connection, rows.conversations(submissions))
         await repository.record_messages(connection, messages)
         await repository.record_events(connection, events)
     await cancel_recorded([task.task_id for task in submissions], pool, timeout, redis)
+    await _erase_recorded({message.task_id for message in batch}, pool, timeout)
     metrics.BATCH_MESSAGES.observe(len(batch))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
     metrics.EVENTS.inc(len(events))
     for kind, count in Counter(message.kind for message in batch).items():
         metrics.RECORDED.labels(kind).inc(count)
+
+
+async def _erase_recorded(tasks: Iterable[UUID], pool: Pool, timeout: float) -> None:
+    """What comes late of a conversation that was deleted meanwhile is deleted after it.
+
+    After the transaction that records: whichever of it and the deletion commits first, the other one sees it.
+    """
+    async with acquire(pool, timeout) as connection:
+        await conversation_records.erase_recorded(connection, sorted(tasks))
 
 
 async def file_dead_letters(letters: Sequence[DeadLetter], pool: Pool, timeout: float, *, bury: bool = False) -> None:

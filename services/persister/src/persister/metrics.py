@@ -24,6 +24,7 @@ TICK_LATENESS = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 600, 3600),
 )
 CANCELLED = Counter("laneway_persister_cancelled_tasks", "Tasks that a cancel of many reached by way of the persister")
+ERASED = Counter("laneway_persister_erased_tasks", "Tasks that were emptied with their conversation")
 
 BATCH_MESSAGES = Histogram(
     "laneway_persister_batch_messages", "Messages in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -27,19 +27,21 @@ RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size)
+  level, batch_id, batch_index, batch_size, conversation_id)
 SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
   r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at, r.deadline_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
-  r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size
+  r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size,
+  r.conversation_id
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
   $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
   $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
-  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[])
+  $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[],
+  $30::uuid[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size)
+  level, batch_id, batch_index, batch_size, conversation_id)
 ORDER BY r.task_id
 ON CONFLICT (task_id) DO UPDATE SET
   user_id = coalesce(t.user_id, excluded.user_id),
@@ -57,6 +59,7 @@ ON CONFLICT (task_id) DO UPDATE SET
   batch_id = coalesce(t.batch_id, excluded.batch_id),
   batch_index = coalesce(t.batch_index, excluded.batch_index),
   batch_size = coalesce(t.batch_size, excluded.batch_size),
+  conversation_id = coalesce(t.conversation_id, excluded.conversation_id),
   status = CASE WHEN t.status = 'queued' THEN excluded.status ELSE t.status END,
   output = CASE WHEN t.status = 'queued' THEN excluded.output ELSE t.output END,
   error_type = CASE WHEN t.status = 'queued' THEN excluded.error_type ELSE t.error_type END,

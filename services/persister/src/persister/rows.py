@@ -13,6 +13,7 @@ from common.postgres import to_json
 
 # A run's end may be recorded before its submission is: what it produced is numbered apart from what it was given.
 PRODUCED_FROM = 1_000_000
+_LONGEST_TITLE = 60
 
 
 class TaskRow(NamedTuple):
@@ -47,6 +48,18 @@ class TaskRow(NamedTuple):
     batch_id: UUID | None = None
     batch_index: int | None = None
     batch_size: int | None = None
+    conversation_id: UUID | None = None
+
+
+class ConversationRow(NamedTuple):
+    """A row of `history.conversations`, as far as some of its submissions tell."""
+
+    tenant_id: UUID
+    conversation_id: UUID
+    user_id: str | None
+    title: str
+    created_at: datetime
+    active_at: datetime
 
 
 class MessageRow(NamedTuple):
@@ -93,6 +106,7 @@ def submitted(task: TaskSubmitted) -> TaskRow:
         batch_id=task.batch.id if task.batch else None,
         batch_index=task.batch.index if task.batch else None,
         batch_size=task.batch.size if task.batch else None,
+        conversation_id=task.conversation_id,
     )
 
 
@@ -111,6 +125,31 @@ def ended(row: TaskRow | None, run: RunFinished) -> TaskRow:
         started_at=run.started_at,
         finished_at=run.finished_at,
     )
+
+
+def conversations(submissions: Iterable[TaskSubmitted]) -> list[ConversationRow]:
+    """One row for each conversation; its title and its user are those of the first message."""
+    found: dict[tuple[UUID, UUID], ConversationRow] = {}
+    for task in sorted(submissions, key=lambda task: task.submitted_at):
+        if task.conversation_id is None:
+            continue
+        key = (task.tenant_id, task.conversation_id)
+        row = found.get(key)
+        if row is None:
+            title = title_of(next(message.content for message in task.input if message.role == "user"))
+            row = ConversationRow(*key, task.user_id, title, task.submitted_at, task.submitted_at)
+        found[key] = row._replace(active_at=task.submitted_at) if row.user_id == task.user_id else row
+    return list(found.values())
+
+
+def title_of(message: str) -> str:
+    """A conversation's title from its first message: one line, cut after a word."""
+    words = " ".join(message.split())
+    if len(words) <= _LONGEST_TITLE:
+        return words
+    cut = words[:_LONGEST_TITLE]
+    whole = cut if words[_LONGEST_TITLE] == " " else cut.rpartition(" ")[0]
+    return f"{whole or cut}…"
 
 
 def given(task: TaskSubmitted) -> Iterator[MessageRow]:

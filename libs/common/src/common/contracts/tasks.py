@@ -53,6 +53,10 @@ class TaskSubmitted(Contract):
         default=None, description="of those with the same key only so many run at a time"
     )
     concurrency_limit: int | None = Field(default=None, ge=1, description="so many; without a number one")
+    conversation_id: UUID | None = Field(default=None, description="the tenant's own; one of its runs at a time")
+    on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
+        default="enqueue", description="what is done where another run has the conversation"
+    )
     metadata: dict[str, str] = Field(default_factory=dict)
     batch: BatchPlace | None = None
     idempotency_key: str | None = None
@@ -62,4 +66,4 @@ class TaskSubmitted(Contract):
     @property
     def conditional(self) -> bool:
         """Whether the task itself names something that it may have to wait for."""
-        return self.not_before is not None or self.concurrency_key is not None
+        return (self.not_before or self.concurrency_key or self.conversation_id) is not None

@@ -171,8 +171,12 @@ def _permissions() -> tuple[Permission, ...]:
             rf"^({TASKS}|tasks\..*|{CONTROL}|{own_control})$",
             f"^({CONTROL}|{own_control})$",
         ),
+        # It rings for the runs that a message of their conversation has interrupted.
         Permission(
-            AGENT_WORKER, f"^{own_control}$", f"^({EVENTS}|{own_control})$", rf"^(tasks\..*|{CONTROL}|{own_control})$"
+            AGENT_WORKER,
+            f"^{own_control}$",
+            f"^({EVENTS}|{CONTROL}|{own_control})$",
+            rf"^(tasks\..*|{CONTROL}|{own_control})$",
         ),
         # It puts back what was parked.
         Permission(PERSISTER, nothing, f"^{TASKS}$", r"^(events\.persister|dead\..*)$"),

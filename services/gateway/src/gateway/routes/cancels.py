@@ -36,6 +36,7 @@ class Which(BaseModel):
         default=None, description="what is true of a task when the cancel reaches it"
     )
     batch_id: UUID | None = Field(default=None, description="only tasks of this batch")
+    conversation_id: UUID | None = Field(default=None, description="only tasks of this conversation")
     metadata: Metadata | None = Field(default=None, min_length=1, description="only tasks that have all these pairs")
 
 
@@ -86,7 +87,11 @@ def cancelling_for_tenants(
 async def _cancelled(cancellations: CancellationsOfMany, tenant_id: UUID, which: Which) -> Response:
     try:
         done = await cancellations.cancel(
-            tenant_id, status=which.status, batch_id=which.batch_id, metadata=which.metadata
+            tenant_id,
+            status=which.status,
+            batch_id=which.batch_id,
+            metadata=which.metadata,
+            conversation_id=which.conversation_id,
         )
     except Unavailable as error:
         raise problems.unavailable("The cancel may have been taken: ask again.") from error

@@ -1,0 +1,43 @@
+"""How large what a model reads is: about, for estimates, and at most, for holds and for what must fit its window."""
+
+from __future__ import annotations
+
+import json
+
+from agent_worker.providers.base import Turn
+from agent_worker.tools.base import Toolbox
+
+# The usual length of a token in English text; only for estimates, never for a bound.
+_BYTES_PER_TOKEN = 4
+_BYTES_PER_TURN = 64
+_BYTES_PER_CALL = 1024
+
+
+def tokens_of(size: int) -> int:
+    """About how many tokens a text of so many bytes is."""
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def text_bytes(system: str, turns: tuple[Turn, ...]) -> int:
+    """Bytes of what is said in the input."""
+    said = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
+    return len(system.encode()) + said
+
+
+def turns_bytes(turns: tuple[Turn, ...]) -> int:
+    """How many tokens some turns add to an input at most, with what is wrapped around them."""
+    return text_bytes("", turns) + _BYTES_PER_TURN * len(turns)
+
+
+def overhead(turns: tuple[Turn, ...], tools: Toolbox) -> int:
+    """Bytes of the tools, and what the providers wrap around each message and tool at most.
+
+    With the text a number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more.
+    """
+    schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
+    return schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
+
+
+def _length(value: object) -> int:
+    """Bytes of a text, or of anything else as JSON at its longest."""
+    return len(value.encode() if isinstance(value, str) else json.dumps(value))
