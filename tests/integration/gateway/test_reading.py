@@ -338,7 +338,7 @@ async def test_a_status_that_is_rare_is_not_looked_for_among_all_others(gateway:
     await gateway.database.execute("ANALYZE history.tasks")
     plan = await _plan(gateway, tenant, tasks._PAGE_OF_STATUS, None, None, "failed", None, 21)
     assert "tasks_ended" in plan
-    assert "tasks_open" in plan
+    assert re.search(r"tasks_open|tasks_waiting", plan)  # both hold what is open and nothing else
     assert "tasks_of_tenant" not in plan
     assert "Seq Scan on tasks" not in plan
 
