@@ -184,7 +184,8 @@ DECLARE others_wait boolean;
 BEGIN
   UPDATE runtime.runs r SET status = p_status, outcome = p_outcome, finished_at = p_finished_at, lease_until = NULL
   WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running'
-  RETURNING EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = r.tenant_id AND p.ready_at IS NULL) INTO others_wait;
+  RETURNING EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = r.tenant_id AND p.ready_at IS NULL
+                    AND p.reason IN ('running_cap', 'concurrency_key', 'conversation_busy')) INTO others_wait;
   IF others_wait THEN NOTIFY laneway_parking; END IF;
   IF others_wait IS NOT NULL AND p_turn IS NOT NULL THEN
     PERFORM runtime.add_turn(p_task, p_turn, p_turn_bytes, p_finished_at);
@@ -208,7 +209,8 @@ BEGIN
     INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
     VALUES (p_task, p_saved_step, tenant, p_fence, p_last_seq, p_state) ON CONFLICT (task_id, step) DO NOTHING;
   END IF;
-  IF EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = tenant AND p.ready_at IS NULL) THEN
+  IF EXISTS (SELECT FROM runtime.parked p WHERE p.tenant_id = tenant AND p.ready_at IS NULL
+             AND p.reason IN ('running_cap', 'concurrency_key', 'conversation_busy')) THEN
     NOTIFY laneway_parking;
   END IF;
   RETURN true;

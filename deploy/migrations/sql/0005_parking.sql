@@ -36,6 +36,7 @@ CREATE INDEX parked_in_line ON runtime.parked (tenant_id, reason, key, priority 
   WHERE ready_at IS NULL;
 CREATE INDEX parked_until ON runtime.parked (wake_at) WHERE ready_at IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX parked_ready ON runtime.parked (tenant_id, reason, key) WHERE ready_at IS NOT NULL;
+CREATE INDEX parked_by_pause ON runtime.parked (key) WHERE ready_at IS NULL AND reason = 'paused';
 CREATE INDEX parked_to_publish ON runtime.parked (ready_at) WHERE ready_at IS NOT NULL AND published_at IS NULL;
 CALL identity.protect('runtime.parked', 'laneway_persister');
 GRANT SELECT ON runtime.parked TO laneway_gateway, laneway_persister;
@@ -137,7 +138,11 @@ BEGIN
   VALUES (p_task, p_tenant, p_tier, 'parked', 0, 0, asked ->> 'concurrency_key')
   ON CONFLICT (task_id) DO UPDATE
     SET status = 'parked', fence = r.fence + (r.status = 'running')::integer, worker = NULL, lease_until = NULL
+    -- It may have been ended, or taken, by a transaction that was under way when it was looked at.
+    WHERE r.tenant_id = p_tenant AND r.cancel_requested_at IS NULL
+      AND (r.status = 'parked' OR r.status = 'running' AND r.lease_until < clock_timestamp())
   RETURNING * INTO run;
+  IF NOT FOUND THEN RETURN; END IF;
   IF said IS NULL AND run.fence > 0 THEN
     SELECT s.fence || '-' || s.last_seq INTO stands FROM runtime.steps s WHERE s.task_id = p_task ORDER BY s.step DESC LIMIT 1;
     said := jsonb_build_array(jsonb_build_object('seq', 1, 'type', 'reset', 'at', clock_timestamp(),
@@ -184,7 +189,10 @@ BEGIN
   INSERT INTO runtime.parked (task_id, tenant_id, tier, reason, key, wake_at, priority, submitted_at, message, told, ready_at)
   VALUES (p_task, run.tenant_id, run.tier, p_reason, p_key, p_wake_at, (asked ->> 'priority')::integer,
           (asked ->> 'submitted_at')::timestamptz, p_message, p_told,
-          CASE WHEN run.cancel_requested_at IS NOT NULL THEN clock_timestamp() END);
+          CASE WHEN run.cancel_requested_at IS NOT NULL THEN clock_timestamp() END)
+  ON CONFLICT (task_id) DO UPDATE
+    SET reason = excluded.reason, key = excluded.key, wake_at = excluded.wake_at, told = excluded.told,
+        ready_at = excluded.ready_at, published_at = NULL;
   NOTIFY laneway_parking;
   RETURN true;
 END $$;
@@ -209,15 +217,29 @@ CREATE FUNCTION runtime.wake(p_window integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE line record; waiting record; taken bigint; woken integer;
 BEGIN
-  WITH due AS (
-    SELECT p.task_id, p.tenant_id, row_number() OVER (PARTITION BY p.tenant_id ORDER BY p.priority DESC, p.submitted_at, p.task_id) AS n
-    FROM runtime.parked p WHERE p.ready_at IS NULL AND p.wake_at <= clock_timestamp()
-    OR p.ready_at IS NULL AND p.reason = 'paused'
-       AND p.key NOT IN (SELECT s.scope || ':' || s.name FROM runtime.pauses s)
+  -- What its time has come for, and what no pause holds back any more. The pauses that hold something are found one from
+  -- the other, as the lines are below: what goes on waiting is not looked at. `now()`, unlike the clock, can be looked up.
+  WITH RECURSIVE held_by (key) AS (
+    (SELECT p.key FROM runtime.parked p WHERE p.ready_at IS NULL AND p.reason = 'paused' ORDER BY p.key LIMIT 1)
+    UNION ALL
+    SELECT n.key FROM held_by h CROSS JOIN LATERAL (
+      SELECT p.key FROM runtime.parked p WHERE p.ready_at IS NULL AND p.reason = 'paused' AND p.key > h.key
+      ORDER BY p.key LIMIT 1) n
+  ), due AS (
+    SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM runtime.parked p
+    WHERE p.ready_at IS NULL AND p.wake_at <= now()
+    UNION ALL
+    SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM held_by h
+    JOIN runtime.parked p ON p.key = h.key AND p.ready_at IS NULL AND p.reason = 'paused'
+    WHERE NOT EXISTS (SELECT FROM runtime.pauses s WHERE s.scope || ':' || s.name = h.key)
+  ), in_order AS (
+    SELECT d.task_id, d.tenant_id, row_number() OVER (PARTITION BY d.tenant_id ORDER BY d.priority DESC, d.submitted_at, d.task_id) AS n
+    FROM due d
+  ), ready AS (
+    SELECT p.tenant_id, count(*) AS n FROM runtime.parked p WHERE p.ready_at IS NOT NULL GROUP BY p.tenant_id
   ), next AS (
-    SELECT p.task_id FROM runtime.parked p JOIN due d USING (task_id)
-    WHERE p.ready_at IS NULL AND d.n <= p_window - (
-      SELECT count(*) FROM runtime.parked r WHERE r.tenant_id = d.tenant_id AND r.ready_at IS NOT NULL)
+    SELECT p.task_id FROM in_order o JOIN runtime.parked p ON p.task_id = o.task_id LEFT JOIN ready r ON r.tenant_id = o.tenant_id
+    WHERE p.ready_at IS NULL AND o.n <= p_window AND o.n <= p_window - coalesce(r.n, 0)
     ORDER BY p.task_id FOR UPDATE OF p SKIP LOCKED
   )
   UPDATE runtime.parked p SET ready_at = clock_timestamp() FROM next WHERE p.task_id = next.task_id;

@@ -57,7 +57,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          clock_timestamp()
   FROM runtime.schedules s JOIN identity.tenants t ON t.tenant_id = s.tenant_id JOIN identity.plans p ON p.name = t.plan
   LEFT JOIN identity.users u ON u.tenant_id = s.tenant_id AND u.user_id = s.user_id
-  WHERE s.due_at <= clock_timestamp() ORDER BY s.due_at, s.schedule_id LIMIT p_limit
+  WHERE s.due_at <= now() ORDER BY s.due_at, s.schedule_id LIMIT p_limit
 $$;
 REVOKE ALL ON FUNCTION runtime.due_schedules FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.due_schedules, runtime.refuse TO laneway_persister;

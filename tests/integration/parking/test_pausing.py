@@ -171,6 +171,45 @@ async def test_a_kill_cuts_what_runs_accounts_for_it_and_keeps_its_steps(world: 
     assert [event for event in told(events) if event[1] == "done"]
 
 
+async def test_a_kill_reaches_a_worker_that_drains(world: World) -> None:
+    task, stopping = world.task("[[sim ttft=60]] hi"), asyncio.Event()
+    settings = settings_of(world).model_copy(update={"grace_seconds": 60.0})
+    process = asyncio.create_task(serve(settings, stopping))
+    await world.submit(task)
+
+    async def begun() -> bool:
+        return bool(await world.stream(task))
+
+    await world.until(begun)
+    stopping.set()
+    await pause(world, "tenant", str(task.tenant_id), kill=True, bell=False)
+    await until_parked(world, task, "paused")
+    await asyncio.wait({process}, timeout=20)  # nothing is left to be waited for
+    process.result()
+
+
+async def test_what_ends_while_it_is_about_to_be_parked_stays_ended(world: World) -> None:
+    task = world.task()
+    await pause(world, "tenant", str(task.tenant_id), bell=False)
+    acquire = "SELECT decision, status FROM runtime.acquire($1, $2, 'free', 'w', interval '4 s', NULL, $3)"
+    async with world.owner.acquire() as ending, world.owner.acquire() as acquiring:
+        transaction = ending.transaction()
+        await transaction.start()
+        expire = "SELECT runtime.expire($1, $2, 'free', 'the end', now())"
+        assert await ending.fetchval(expire, task.task_id, task.tenant_id)
+        asked = asyncio.create_task(acquiring.fetchrow(acquire, task.task_id, task.tenant_id, task.encode()))
+
+        async def waits() -> bool:
+            return bool(await world.owner.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+
+        await world.until(waits)
+        await transaction.commit()
+        found = await asked
+    assert found is not None
+    assert tuple(found) == ("finished", "expired")
+    assert await parked_row(world, task) == {}
+
+
 async def test_a_run_that_a_kill_parked_can_be_cancelled(world: World, resender: Publisher) -> None:
     task = world.task("[[sim ttft=60]] hi")
     async with whole_worker(world), waking(world, resender):

@@ -126,17 +126,18 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
                 reports = WorkerReports(pool, settings.postgres.timeout)
+                keeping = asyncio.create_task(keeper.run(), name="pauses")
                 filling = [
                     asyncio.create_task(dispatcher.run(), name="lending"),
-                    asyncio.create_task(keeper.run(), name="pauses"),
                     asyncio.create_task(report_forever(reports, equipment.worker, slots), name="reporting"),
                 ]
-                lanes.push_async_callback(stop, *filling)
-                await until_stopped(stopping, *filling, *tasks)
+                lanes.push_async_callback(stop, keeping, *filling)
+                await until_stopped(stopping, keeping, *filling, *tasks)
                 await stop(*filling)
                 await retire(reports, equipment.worker)
                 # Side by side: while the broker is away each consumer takes seconds to be given up.
-                closing = (consumer.close() for consumer in consumers.values())
+                closing = [consumer.close() for consumer in consumers.values()]
+                consumers.clear()  # a kill is heard to the last, but nothing is resumed any more
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()

@@ -123,8 +123,10 @@ LEAD = "SELECT pg_try_advisory_lock(7316003)"
 FIND_OUT = "SET tcp_keepalives_idle = 3; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3"
 WAKE = "SELECT runtime.wake($1)"
 READY = """
-SELECT task_id, tier, message, ready_at FROM runtime.parked
-WHERE ready_at IS NOT NULL AND published_at IS NULL ORDER BY ready_at, priority DESC, submitted_at, task_id LIMIT $1
+SELECT task_id, tier, message, ready_at FROM (
+  SELECT *, row_number() OVER (PARTITION BY tier ORDER BY ready_at, priority DESC, submitted_at, task_id) AS n
+  FROM runtime.parked WHERE ready_at IS NOT NULL AND published_at IS NULL) p
+WHERE n <= $1 ORDER BY n
 """
 NOTE_PUBLISHED = "SELECT runtime.note_published($1, $2)"
 NEXT_DUE = """
@@ -218,7 +220,7 @@ async def wake(connection: Connection, window: int) -> int:
 
 
 async def ready(connection: Connection, limit: int) -> list[asyncpg.Record]:
-    """What is ready and not known to be in its lane, the longest ready first."""
+    """What is ready and not known to be in its lane: so many of each tier, for a full lane is to be in no other's way."""
     return list(await connection.fetch(READY, limit))
 
 

@@ -22,7 +22,7 @@ import structlog
 
 from common import postgres
 from common.contracts import TaskSubmitted
-from common.errors import DecodeError, Unavailable
+from common.errors import DecodeError, PoisonError, Unavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import PERSISTER, RESUME_LEVEL, TASKS
 from common.pipelining import Pipelined
@@ -113,7 +113,7 @@ class Waker:
         published = await self._publish(ready)
         if published:
             await repository.note_published(connection, published)
-        return expired == _BATCH or len(published) == _BATCH
+        return expired == _BATCH or len(published) >= _BATCH
 
     async def _publish(self, ready: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
         """Those of them that are in their lanes now; the others stay for the next look."""
@@ -128,7 +128,7 @@ class Waker:
             await self.publisher.publish(
                 TASKS, row["tier"], task, subject=task.task_id, stable_id=str(task.task_id), priority=RESUME_LEVEL
             )
-        except (Unavailable, DecodeError) as error:
+        except (Unavailable, DecodeError, PoisonError) as error:
             _log.warning("waker.not_published", task_id=str(row["task_id"]), error=repr(error))
             return False
         return True
