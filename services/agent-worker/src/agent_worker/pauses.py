@@ -84,7 +84,7 @@ class PauseKeeper:
             self._bell.clear()
             try:
                 await self._carry_out(await self._source.pauses())
-            except (StoreUnavailable, BrokerUnavailable) as error:
+            except StoreUnavailable as error:
                 _log.warning("pauses.not_carried_out", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -98,8 +98,14 @@ class PauseKeeper:
         self._lend_nothing_to(paused)
         # Each time, not only when it is new: a run may have begun in the moment before.
         self._park(lambda task: killer(pauses, task))
-        for tier, consumer in self._consumers.items():
-            if consumer.halted and tier not in paused:
-                await consumer.go_on()
-            elif not consumer.halted and tier in paused:
-                await consumer.halt()
+        await asyncio.gather(*(_set(consumer, halted=tier in paused) for tier, consumer in self._consumers.items()))
+
+
+async def _set(consumer: Consumer, *, halted: bool) -> None:
+    """One that does not answer is tried again with the next look, and keeps no other from it."""
+    if consumer.halted == halted:
+        return
+    try:
+        await (consumer.halt() if halted else consumer.go_on())
+    except BrokerUnavailable as error:
+        _log.warning("pauses.not_carried_out", error=str(error))

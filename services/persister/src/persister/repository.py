@@ -220,7 +220,7 @@ async def wake(connection: Connection, window: int) -> int:
 
 
 async def ready(connection: Connection, limit: int) -> list[asyncpg.Record]:
-    """What is ready and not known to be in its lane: so many of each tier, for a full lane is to be in no other's way."""
+    """What is ready and not known to be in its lane: so many of each tier, as a full lane is in no other's way."""
     return list(await connection.fetch(READY, limit))
 
 
