@@ -43,11 +43,16 @@ async def test_a_conversation_goes_from_one_providers_api_to_another(stack: Stac
             task = await submit(client, f"Compute {_COMPUTE}", conversation_id=conversation, **how)
             finished = await ended(client, task["id"])
             assert finished["status"] == "completed", finished
-            assert finished["conversation_id"] == conversation
             read.append(finished["usage"]["input_tokens"] // finished["steps"])
+
+        async def recorded() -> dict[str, Any]:
+            """An end is told before it is recorded."""
+            shown: dict[str, Any] = (await client.get(f"/v1/conversations/{conversation}")).json()
+            return shown if (shown["turns"], shown["busy"]) == (5, False) else {}
+
+        await eventually(recorded, 30)
         messages = await _messages(client, conversation)
-        shown = (await client.get(f"/v1/conversations/{conversation}")).json()
-    assert (shown["turns"], shown["busy"]) == (5, False)
+        assert (await client.get(f"/v1/tasks/{task['id']}")).json()["conversation_id"] == conversation
     for turn in range(1, 5):
         assert _blocks(messages, turn) == ["text", "tool_call", "tool_result", "text"], turn
     assert _blocks(messages, 5) == ["text", "text"]
@@ -78,6 +83,11 @@ async def test_a_conversation_survives_its_worker_and_redis(fragile_stack: Stack
         tasks = [await settled(client, task["id"], 60) for task in (first, *waiting)]
         stack.start(victim)
         stack.until_ready()
+
+        async def all_recorded() -> bool:
+            return len([m for m in await _messages(client, conversation) if m["role"] == "user"]) == 6
+
+        await eventually(all_recorded, 30)
         messages = await _messages(client, conversation)
     assert [task["status"] for task in tasks] == ["completed"] * 6
     assert tasks[0]["attempts"] == 2
