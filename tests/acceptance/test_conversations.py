@@ -107,6 +107,11 @@ async def test_a_deleted_conversation_is_still_paid_for(stack: Stack) -> None:
         done = await submit(client, f"secret {_COMPUTE}", conversation_id=conversation)
         cost = (await settled(client, done["id"]))["cost_usd"]
         running = await submit(client, "secret [[sim tokens=2000 tps=20]]", conversation_id=conversation)
+
+        async def is_running() -> bool:
+            return bool((await client.get(f"/v1/tasks/{running['id']}")).json()["status"] == "running")
+
+        await eventually(is_running, 30)  # of two that come at once either may be first
         waiting = await submit(client, "secret", conversation_id=conversation)
 
         async def is_parked() -> bool:

@@ -96,8 +96,9 @@ async def test_a_task_that_is_parked_expires_on_time(world: World, resender: Pub
 
 
 async def test_a_task_that_has_begun_has_kept_its_deadline(world: World, resender: Publisher, pool: Pool) -> None:
-    provider, task = Played(ANSWER, hold=True), world.task(deadline_at=now() + timedelta(seconds=0.5))
-    later = world.task(deadline_at=now() + timedelta(seconds=1))
+    # Long enough to begin in, on a slow machine too.
+    provider, deadline = Played(ANSWER, hold=True), now() + timedelta(seconds=5)
+    task, later = world.task(deadline_at=deadline), world.task(deadline_at=deadline + timedelta(milliseconds=1))
     await world.worker(provider, slots=1)
     await world.submit(task)
     await provider.called()
