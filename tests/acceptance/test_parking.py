@@ -101,7 +101,7 @@ async def test_a_parked_task_is_cancelled(stack: Stack) -> None:
 
     async def recorded() -> bool:
         rows = await stack.rows("SELECT status FROM history.tasks WHERE task_id = $1", UUID(task["id"]))
-        return bool(rows[0]["status"] == "cancelled")
+        return [row["status"] for row in rows] == ["cancelled"]
 
     await eventually(recorded)
     assert reading.events[-1].type == "done"
