@@ -10,14 +10,11 @@ from uuid import uuid4
 import aio_pika
 import httpx2
 import pytest
-from pydantic import SecretStr
 
 from common.contracts import TaskSubmitted
 from common.messaging.envelope import unseal
-from common.messaging.topology import PERSISTER, lane
-from common.settings import Health, Redis
-from persister.bootstrap import persister
-from persister.settings import PersisterSettings
+from common.messaging.topology import lane
+from tests.integration.gateway.batching import recording
 from tests.integration.gateway.conftest import Running, Tenant
 from tests.stage import Stage, eventually
 
@@ -25,15 +22,9 @@ _LANE = lane("free")
 
 
 @pytest.fixture(autouse=True)
-async def recording(stage: Stage) -> AsyncIterator[None]:
-    """The persister itself."""
-    settings = PersisterSettings(
-        rabbit=stage.rabbit(PERSISTER),
-        postgres=stage.postgres("laneway_persister"),
-        redis=Redis(state_url=SecretStr(stage.servers.redis_state_url)),
-        health=Health(host="127.0.0.1", port=0),
-    )
-    async with persister(settings):
+async def recorded(stage: Stage) -> AsyncIterator[None]:
+    """Every test needs the persister itself."""
+    async with recording(stage):
         yield
 
 
