@@ -132,12 +132,12 @@ BEGIN
   CROSS JOIN LATERAL runtime.cancel(o.task_id, o.tenant_id, o.tier) x;
 END $$;
 
--- One that nobody has worked on for a while, locked for whoever asks.
-CREATE FUNCTION runtime.next_cancellation() RETURNS uuid
+-- One to go on with, locked for whoever asks: their own, or one that nobody has worked on for a while.
+CREATE FUNCTION runtime.next_cancellation(p_ours uuid) RETURNS uuid
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT cancellation_id FROM runtime.cancellations
-  WHERE swept_at IS NULL AND worked_at < clock_timestamp() - interval '5 seconds'
-  ORDER BY worked_at LIMIT 1 FOR UPDATE SKIP LOCKED
+  WHERE swept_at IS NULL AND (cancellation_id = p_ours OR worked_at < clock_timestamp() - interval '5 seconds')
+  ORDER BY cancellation_id = p_ours DESC NULLS LAST, worked_at LIMIT 1 FOR UPDATE SKIP LOCKED
 $$;
 
 -- Ends tasks of a batch that their lane refused, as `runtime.refuse` does, in the order of their ids.

@@ -281,6 +281,17 @@ async def test_what_a_gateway_left_undone_the_persister_finishes(gateway: Runnin
         await eventually(released)  # all but those whose gateway died before it could
 
 
+async def test_who_takes_a_cancel_over_goes_on_with_it_at_once_and_others_leave_it_alone(gateway: Running) -> None:
+    tenant, cancellation = await gateway.tenant(), uuid4()
+    begin = "SELECT runtime.begin_cancellation($1, $2, now(), NULL, NULL, NULL)"
+    await gateway.database.execute(begin, cancellation, tenant.id)
+    next_one = "SELECT runtime.next_cancellation($1)"
+    assert await gateway.database.fetchval(next_one, cancellation) == cancellation
+    assert await gateway.database.fetchval(next_one, uuid4()) != cancellation
+    await gateway.database.execute("SELECT runtime.sweep($1, 3)", cancellation)  # which finds nothing: it is through
+    assert await gateway.database.fetchval(next_one, cancellation) != cancellation
+
+
 async def test_many_are_cancelled_in_few_steps(gateway: Running, stage: Stage, state: Client) -> None:
     tenant = await gateway.tenant("enterprise")
     async with recording(stage):

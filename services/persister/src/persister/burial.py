@@ -7,8 +7,8 @@ whichever persister is there then.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -17,9 +17,9 @@ import structlog
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.events import EventType, StreamEvent
 from common.contracts.runs import RunError
-from common.errors import Unavailable
 from common.postgres import Pool, transaction
 from persister import metrics, repository, rows
+from persister.part_by_part import part_by_part
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -33,13 +33,7 @@ _ERROR = RunError(type="dead_lettered", message="The task could not be run and w
 
 async def bury_forever(pool: Pool, timeout: float) -> None:
     """End the tasks of filed letters as they become due, until cancelled."""
-    while True:
-        try:
-            while await bury_next(pool, timeout):
-                pass
-        except Unavailable as error:
-            _log.warning("burial.postponed", error=repr(error))
-        await asyncio.sleep(_INTERVAL_SECONDS)
+    await part_by_part("burial", partial(bury_next, pool, timeout), _INTERVAL_SECONDS)
 
 
 async def bury_next(pool: Pool, timeout: float) -> bool:

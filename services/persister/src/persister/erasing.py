@@ -6,15 +6,16 @@ conversation's open runs still write is waited for: they were cancelled. What co
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import structlog
 
 from common import streams
-from common.errors import CacheUnavailable, Unavailable
+from common.errors import CacheUnavailable
 from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
 from persister import conversation_records, metrics
+from persister.part_by_part import part_by_part
 
 _log = structlog.get_logger(__name__)
 _INTERVAL_SECONDS = 0.5
@@ -24,13 +25,7 @@ _CHUNK = 50
 
 async def erase_forever(pool: Pool, timeout: float, redis: Pipelined) -> None:
     """Carry deletions out, until cancelled."""
-    while True:
-        try:
-            while await erase_next(pool, timeout, redis):
-                pass
-        except Unavailable as error:
-            _log.warning("erasing.postponed", error=repr(error))
-        await asyncio.sleep(_INTERVAL_SECONDS)
+    await part_by_part("erasing", partial(erase_next, pool, timeout, redis), _INTERVAL_SECONDS)
 
 
 async def erase_next(pool: Pool, timeout: float, redis: Pipelined) -> bool:

@@ -155,7 +155,7 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::timestamptz[])
 """
 
 CANCEL_RECORDED = "SELECT * FROM runtime.cancel_recorded($1)"
-NEXT_CANCELLATION = "SELECT runtime.next_cancellation()"
+NEXT_CANCELLATION = "SELECT runtime.next_cancellation($1)"
 SWEEP = "SELECT * FROM runtime.sweep($1, $2)"
 
 ENSURE_PARTITIONS = "SELECT history.ensure_partitions()"
@@ -263,9 +263,9 @@ async def cancel_recorded(connection: Connection, task_ids: Sequence[UUID]) -> l
     return [Swept(**dict(row)) for row in await connection.fetch(CANCEL_RECORDED, task_ids)]
 
 
-async def next_cancellation(connection: Connection) -> UUID | None:
-    """A cancel of many that whoever began it has left unfinished."""
-    found: UUID | None = await connection.fetchval(NEXT_CANCELLATION)
+async def next_cancellation(connection: Connection, ours: UUID | None) -> UUID | None:
+    """A cancel of many that is unfinished: ours, or one that whoever began it has left."""
+    found: UUID | None = await connection.fetchval(NEXT_CANCELLATION, ours)
     return found
 
 

@@ -6,17 +6,17 @@ so whichever persister is there goes on from where it stands.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 
 from common.ending import Swept, tell_cancelled
-from common.errors import CacheUnavailable, Unavailable
+from common.errors import CacheUnavailable
 from common.pipelining import Pipelined
 from common.postgres import Pool, transaction
 from persister import metrics, repository
+from persister.part_by_part import part_by_part
 
 _log = structlog.get_logger(__name__)
 _INTERVAL_SECONDS = 1.0
@@ -25,24 +25,28 @@ _CHUNK = 500
 
 async def sweep_forever(pool: Pool, timeout: float, redis: Pipelined) -> None:
     """Finish what others have left, until cancelled."""
-    while True:
-        try:
-            while await sweep_next(pool, timeout, redis):
-                pass
-        except Unavailable as error:
-            _log.warning("sweeping.postponed", error=repr(error))
-        await asyncio.sleep(_INTERVAL_SECONDS)
+    ours: UUID | None = None
+
+    async def part() -> bool:
+        nonlocal ours
+        ours = await sweep_next(pool, timeout, redis, ours)
+        return ours is not None
+
+    await part_by_part("sweeping", part, _INTERVAL_SECONDS)
 
 
-async def sweep_next(pool: Pool, timeout: float, redis: Pipelined) -> bool:
-    """One part of one cancel, in a transaction of its own; False where none is left unfinished."""
+async def sweep_next(pool: Pool, timeout: float, redis: Pipelined, ours: UUID | None = None) -> UUID | None:
+    """One part of one cancel, in a transaction of its own; which one, or None where none is left by the others.
+
+    `ours` is one that was taken over before, and is gone on with at once.
+    """
     async with transaction(pool, timeout) as connection:
-        cancellation = await repository.next_cancellation(connection)
+        cancellation = await repository.next_cancellation(connection, ours)
         if cancellation is None:
-            return False
+            return None
         swept = await repository.sweep(connection, cancellation, _CHUNK)
     await _tell(redis, swept)
-    return True
+    return cancellation
 
 
 async def cancel_recorded(task_ids: Sequence[UUID], pool: Pool, timeout: float, redis: Pipelined) -> None:
