@@ -45,13 +45,13 @@ CREATE TYPE runtime.obstacle AS (reason text, key text, room integer, wake_at ti
 
 -- decision: 'acquired' | 'finished' (outcome may be NULL where it was cancelled before it began) | 'leased' | 'parked'
 -- (and `told` is what its stream is to say of that) | 'full' (something is in its way: ask again with the message, and it
--- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two, or one while
--- somebody has paused anything, or cancelled many of its tenant's lately: the others cost one statement. A limited run is
+-- is parked). Only a run with a cap, or with a message that may name conditions, can meet with the last two, or one that
+-- somebody has paused, or cancelled many of its tenant's lately: the others cost one statement. A limited run is
 -- acquired under the lock of its tenant, see `runtime.limits`.
 -- `refusal` says why a run that was acquired is to be ended before it begins, `interrupted` which runs were cancelled for
 -- one that is parked: the rules of conversations (see `runtime.turns`).
 CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
-  p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL,
+  p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL, p_agent text DEFAULT NULL,
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
   OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb, OUT refusal text,
@@ -71,7 +71,7 @@ BEGIN
   END IF;
   IF NOT covered AND (p_cap IS NOT NULL OR p_message IS NOT NULL OR EXISTS (SELECT FROM runtime.pauses)) THEN
     name := convert_from(p_message, 'UTF8')::json ->> 'concurrency_key';
-    obstacle := runtime.in_the_way(p_task, p_tenant, p_tier, p_cap, convert_from(p_message, 'UTF8')::json);
+    obstacle := runtime.in_the_way(p_task, p_tenant, p_tier, p_agent, p_cap, convert_from(p_message, 'UTF8')::json);
     refusal := runtime.refusal_for(obstacle, p_message);
     IF refusal IS NOT NULL THEN
       name := NULL;  -- it is acquired to be ended, and takes up no place in a line

@@ -41,17 +41,17 @@ CREATE INDEX parked_to_publish ON runtime.parked (ready_at) WHERE ready_at IS NO
 CALL identity.protect('runtime.parked', 'laneway_persister');
 GRANT SELECT ON runtime.parked TO laneway_gateway, laneway_persister;
 
--- For a batch of acquisitions: each one's cap, where its tenant's plan has one today. Who is limited in any way is decided
--- under a lock of its tenant, kept until the batch commits, so that two workers never both take the last place; the locks
+-- For a batch of acquisitions: each one's cap, where its tenant's plan has one today. Who is limited by others of its
+-- tenant, by that cap or because it takes turns with them (for a key, a conversation), is decided under a lock of its tenant, kept until the batch commits, so that two workers never both take the last place; the locks
 -- are taken in one order. Where nobody is limited this is one look at the plans, and no lock.
-CREATE FUNCTION runtime.limits(p_tenants uuid[], p_messages bytea[]) RETURNS integer[]
+CREATE FUNCTION runtime.limits(p_tenants uuid[], p_take_turns boolean[]) RETURNS integer[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE caps integer[]; limited integer[];
 BEGIN
   SELECT array_agg(p.max_running ORDER BY a.n),
-         array_agg(hashtext(a.tenant_id::text)) FILTER (WHERE p.max_running IS NOT NULL OR a.message IS NOT NULL)
+         array_agg(hashtext(a.tenant_id::text)) FILTER (WHERE p.max_running IS NOT NULL OR a.takes_turns)
   INTO caps, limited
-  FROM unnest(p_tenants, p_messages) WITH ORDINALITY AS a (tenant_id, message, n)
+  FROM unnest(p_tenants, p_take_turns) WITH ORDINALITY AS a (tenant_id, takes_turns, n)
   LEFT JOIN identity.tenants t ON t.tenant_id = a.tenant_id LEFT JOIN identity.plans p ON p.name = t.plan;
   IF limited IS NOT NULL THEN
     PERFORM pg_advisory_xact_lock(7316004, o.tenant)
@@ -95,7 +95,8 @@ BEGIN
 END $$;
 
 -- What is in the way of a run that could be begun now otherwise. The one place that knows the reasons to wait.
-CREATE FUNCTION runtime.in_the_way(p_task uuid, p_tenant uuid, p_tier text, p_cap integer, p_asked json) RETURNS runtime.obstacle
+CREATE FUNCTION runtime.in_the_way(p_task uuid, p_tenant uuid, p_tier text, p_agent text, p_cap integer, p_asked json)
+RETURNS runtime.obstacle
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; own runtime.parked; name text := p_asked ->> 'concurrency_key'; at_once integer; pause text;
   unentered text;
@@ -105,7 +106,7 @@ BEGIN
                 OR run.status = 'running' AND run.lease_until >= clock_timestamp()) THEN RETURN NULL; END IF;
   SELECT * INTO own FROM runtime.parked p WHERE p.task_id = p_task;
   IF FOUND AND own.ready_at IS NULL THEN RETURN NULL; END IF;
-  pause := runtime.pause_of(p_tier, p_tenant, p_asked ->> 'agent');
+  pause := runtime.pause_of(p_tier, p_tenant, coalesce(p_agent, p_asked ->> 'agent'));
   IF pause IS NOT NULL THEN RETURN ROW ('paused', pause, NULL, NULL)::runtime.obstacle; END IF;
   IF (p_asked ->> 'not_before')::timestamptz > clock_timestamp() THEN
     RETURN ROW ('not_before', '', NULL, (p_asked ->> 'not_before')::timestamptz)::runtime.obstacle;

@@ -19,10 +19,11 @@ CREATE TABLE runtime.schedules (
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   -- The first tick that is not settled; when it is to be looked at, which is later where it could not be published at
-  -- once; and what it waits for then.
+  -- once; and what it waits for then, since when.
   next_at timestamptz,
   due_at timestamptz,
   waiting text,
+  tried_at timestamptz,
   CHECK ((next_at IS NULL) = (due_at IS NULL) AND (enabled OR next_at IS NULL))
 );
 CREATE INDEX schedules_of_tenant ON runtime.schedules (tenant_id, schedule_id DESC);
@@ -46,10 +47,10 @@ CALL identity.protect('runtime.ticks', 'laneway_persister');
 -- Schedules to look at, with what their tenants may do at this moment, by the clock of the database.
 CREATE FUNCTION runtime.due_schedules(p_limit integer)
 RETURNS TABLE (schedule_id uuid, tenant_id uuid, cron text, time_zone text, missed text, message bytea, next_at timestamptz,
-               waiting text, tier text, max_outstanding integer, refusal text, now timestamptz)
+               waiting text, tried_at timestamptz, tier text, max_outstanding integer, refusal text, now timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.schedule_id, s.tenant_id, s.cron, s.time_zone, s.missed, s.message, s.next_at, s.waiting,
-         coalesce(s.tier, u.tier, p.tier), p.max_outstanding,
+         CASE WHEN s.waiting IS NOT NULL THEN s.tried_at END, coalesce(s.tier, u.tier, p.tier), p.max_outstanding,
          CASE WHEN t.disabled_at IS NOT NULL THEN 'tenant_disabled'
               WHEN NOT EXISTS (SELECT FROM identity.api_keys k WHERE k.tenant_id = s.tenant_id AND k.revoked_at IS NULL)
               THEN 'no_valid_key'
@@ -64,7 +65,7 @@ GRANT EXECUTE ON FUNCTION runtime.due_schedules, runtime.refuse TO laneway_persi
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON runtime.schedules TO laneway_gateway;
 GRANT SELECT ON runtime.ticks TO laneway_gateway;
-GRANT SELECT, UPDATE (next_at, due_at, waiting) ON runtime.schedules TO laneway_persister;
+GRANT SELECT, UPDATE (next_at, due_at, waiting, tried_at) ON runtime.schedules TO laneway_persister;
 GRANT SELECT, INSERT, DELETE ON runtime.ticks TO laneway_persister;
 
 RESET ROLE;

@@ -143,10 +143,10 @@ async def test_an_old_fence_saves_holds_finishes_and_releases_nothing(world: Wor
     repository = worker.repository
     saved = SavedStep(1, 1, 5, {"turns": [], "usage": {}})
     call = CallRequest(attempt_id(task.task_id, 1, 1), 1, 1, None, "anthropic", "claude-haiku-4-5", 10, 10, None)
-    assert (await repository.acquire(task.task_id, task.tenant_id, "free", "a")).decision == "acquired"
-    assert (await repository.acquire(task.task_id, task.tenant_id, "free", "b")).decision == "leased"
+    assert (await repository.acquire(task, "a")).decision == "acquired"
+    assert (await repository.acquire(task, "b")).decision == "leased"
     await repository.release(task.task_id, 1, None)
-    assert (await repository.acquire(task.task_id, task.tenant_id, "free", "b")).fence == 2
+    assert (await repository.acquire(task, "b")).fence == 2
     assert (await repository.begin_call(task.tenant_id, task.task_id, 1, call, saved)).verdict == "fenced"
     assert not await repository.finish(task.task_id, 1, "completed", b"old", now())
     await repository.release(task.task_id, 1, saved)
@@ -212,7 +212,7 @@ async def test_a_run_that_takes_too_long(world: World) -> None:
 async def test_a_run_that_is_taken_over_has_only_the_time_that_is_left(world: World) -> None:
     provider, task = Played(ANSWER), world.task()  # its agent's runs may take ten minutes
     worker = await world.worker(provider)
-    assert (await worker.repository.acquire(task.task_id, task.tenant_id, "free", "dies")).decision == "acquired"
+    assert (await worker.repository.acquire(task, "dies")).decision == "acquired"
     await world.owner.execute(
         "UPDATE runtime.runs SET lease_until = now() - interval '1s', started_at = now() - interval '11 min'"
     )
@@ -240,7 +240,7 @@ async def test_a_run_that_no_worker_finishes(world: World) -> None:
     provider, task = Played(ANSWER), world.task()
     worker = await world.worker(provider, max_attempts=2)
     for _ in range(2):
-        assert (await worker.repository.acquire(task.task_id, task.tenant_id, "free", "dies")).decision == "acquired"
+        assert (await worker.repository.acquire(task, "dies")).decision == "acquired"
         await world.owner.execute("UPDATE runtime.runs SET lease_until = now() - interval '1s'")
     await world.submit(task)
     end = await world.heard.end(task.task_id)

@@ -304,9 +304,9 @@ class World:
 def _count(repository: RunRepository, acquisitions: list[UUID]) -> None:
     acquire = repository.acquire
 
-    async def counted(task_id: UUID, *rest: Any) -> Any:
-        acquisitions.append(task_id)
-        return await acquire(task_id, *rest)
+    async def counted(task: TaskSubmitted, *rest: Any) -> Any:
+        acquisitions.append(task.task_id)
+        return await acquire(task, *rest)
 
     repository.acquire = counted  # type: ignore[assignment,method-assign]
 

@@ -62,7 +62,7 @@ class Call:
 
 async def settle(pool: Pool, *records: UsageRecorded) -> None:
     """Hand a batch to the handler."""
-    await handlers.settle_usage(records, pool, 10)
+    await handlers.settle_usage(records, pool, 60)
 
 
 async def balances(owner: Pool, tenant: UUID) -> dict[str, tuple[Decimal, Decimal]]:

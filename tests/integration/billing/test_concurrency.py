@@ -14,7 +14,9 @@ import pytest
 
 from agent_worker.repository import CallRequest, RunRepository
 from common import postgres
+from common.contracts import TaskSubmitted
 from common.contracts.base import now
+from common.contracts.tasks import InputMessage
 from common.contracts.usage import Usage
 from common.postgres import Pool
 from tests.integration.billing.calls import MODEL, PROVIDER, Call, balances, settle
@@ -75,8 +77,9 @@ async def test_two_workers_batches_and_settlements_side_by_side(stage: Stage, po
     before = await _deadlocks(many)
 
     async def runs(repository: RunRepository, user: str | None, tenant: UUID) -> None:
-        task = uuid4()
-        assert (await repository.acquire(task, tenant, "free", "test")).decision == "acquired"
+        submitted = _submitted(tenant)
+        task = submitted.task_id
+        assert (await repository.acquire(submitted, "test")).decision == "acquired"
         async with asyncio.TaskGroup() as settling:
             for number in range(1, 6):
                 call = Call(tenant, task, number=number, user_id=user)
@@ -92,6 +95,20 @@ async def test_two_workers_batches_and_settlements_side_by_side(stage: Stage, po
     for tenant in tenants:
         await _assert_books(many, tenant)
     assert await _deadlocks(many) == before
+
+
+def _submitted(tenant: UUID) -> TaskSubmitted:
+    return TaskSubmitted(
+        task_id=uuid4(),
+        tenant_id=tenant,
+        tier="free",
+        level=30,
+        priority=5,
+        agent="default",
+        input=(InputMessage(role="user", content="hello"),),
+        request_hash="",
+        submitted_at=now(),
+    )
 
 
 async def _deadlocks(owner: Pool) -> int:

@@ -49,9 +49,9 @@ class Field:
         """One delivery: acquire, and run for a moment; what parks is brought again by `wake`."""
         worker = self._chance.choice(self._workers)
         message = task.encode() if task.conditional else None
-        found = await worker.acquire(task.task_id, task.tenant_id, task.tier, "w", message)
+        found = await worker.acquire(task, "w", message)
         if found.decision == "full":
-            found = await worker.acquire(task.task_id, task.tenant_id, task.tier, "w", task.encode())
+            found = await worker.acquire(task, "w", task.encode())
         if found.decision != "acquired":
             assert found.decision == "parked"
             return

@@ -125,7 +125,7 @@ async def _park_in_mid_run(world: World, task: TaskSubmitted, *, obstacle: Obsta
     provider = Played(COMPUTE, ANSWER)
     worker = await world.worker(provider, lease=60)
     repository = worker.repository
-    found = await repository.acquire(task.task_id, task.tenant_id, "free", "w")
+    found = await repository.acquire(task, "w")
     state = {
         "turns": [
             {"role": "assistant", "content": [{"type": "text", "text": "Let me see. "}, _CALL]},

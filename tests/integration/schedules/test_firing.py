@@ -17,6 +17,8 @@ from common.messaging.envelope import unseal
 from common.messaging.publisher import RabbitPublisher
 from common.pipelining import Pipelined
 from common.redis import Client
+from persister import waker
+from persister.scheduling import fire_due
 from tests.integration.gateway.batching import full
 from tests.integration.gateway.conftest import Running, Tap, Tenant
 from tests.integration.schedules.clockwork import due, due_now, half_past, make, read, ticked, waking
@@ -255,14 +257,86 @@ async def test_what_may_have_been_published_is_published_again_as_the_same_task(
     gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client
 ) -> None:
     tenant = await gateway.tenant()
-    schedule = await make(gateway, tenant)
+    schedule = await make(gateway, tenant, task={"input": "What is new?", "deadline_seconds": 60})
     forgetful = Forgetful(sender._broker, sender._channel, sender._sender, 5.0)
     async with waking(stage, forgetful, pipelined(state)):
         tick = await due_now(gateway, schedule)
         (fired,) = await ticked(gateway, tenant, schedule, deadline=30)
     twice = await tap.messages(str(scheduled_task_id(schedule, tick)), 2)
     assert (len(twice), fired["outcome"], fired["task_id"]) == (2, "fired", twice[0].correlation_id)
+    first, second = map(unseal, twice)
+    assert first == second  # its deadline too: it counts from the first try
     assert await state.zcard(outstanding_key(tenant.id, 5)) == 1
+
+
+async def test_what_found_no_room_by_its_deadline_is_skipped_and_ends(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant, task={"input": "What is new?", "deadline_seconds": 60})
+    tried = await due(gateway, schedule, datetime.now(UTC) - timedelta(seconds=70))
+    wait = "UPDATE runtime.schedules SET waiting = 'lane_full', tried_at = $2 WHERE schedule_id = $1"
+    await gateway.database.execute(wait, schedule, tried)
+    async with waking(stage, sender, pipelined(state)):
+        (skipped,) = await ticked(gateway, tenant, schedule)
+    assert (skipped["outcome"], skipped["reason"]) == ("skipped", "deadline_passed")
+    task_id = scheduled_task_id(schedule, tried)
+    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
+    assert await gateway.database.fetchval(status, task_id) == "failed"
+    assert str(task_id) not in {message.correlation_id for message in tap.seen}
+    assert await state.zcard(outstanding_key(tenant.id, 5)) == 0
+
+
+class Failing(RabbitPublisher):
+    """Meets an error that nobody expected, with one schedule, until it is mended."""
+
+    schedule: UUID | None = None
+
+    async def publish(self, exchange: str, routing_key: str, contract: Any, **rest: Any) -> None:
+        if contract.metadata.get("schedule_id") == str(self.schedule):
+            raise ZeroDivisionError
+        await super().publish(exchange, routing_key, contract, **rest)
+
+
+async def test_an_unexpected_error_of_one_schedule_keeps_it_waiting_and_no_other(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    broken, fine = [await make(gateway, tenant) for _ in range(2)]
+    failing = Failing(sender._broker, sender._channel, sender._sender, 5.0)
+    failing.schedule = broken
+    async with waking(stage, failing, pipelined(state)):
+        tick = await due_now(gateway, broken)
+        await due_now(gateway, fine)
+        await ticked(gateway, tenant, fine)
+
+        async def waits() -> bool:
+            return bool((await read(gateway, tenant, broken))["waiting"] == "internal_error")
+
+        await eventually(waits)
+        failing.schedule = None
+        (fired,) = await ticked(gateway, tenant, broken, deadline=30)
+    assert (fired["outcome"], datetime.fromisoformat(fired["at"])) == ("fired", tick)
+
+
+async def test_who_wakes_goes_on_after_an_error_that_nobody_expected(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    failures: list[object] = []
+
+    async def fails_once(*given: Any) -> int:
+        if not failures:
+            failures.append(given)
+            raise ZeroDivisionError
+        return await fire_due(*given)
+
+    monkeypatch.setattr(waker, "fire_due", fails_once)
+    async with waking(stage, sender, pipelined(state)):
+        tick = await due_now(gateway, schedule)
+        await submitted(tap, schedule, tick)
+    assert len(failures) == 1
 
 
 async def test_what_found_no_room_until_the_next_tick_is_missed_and_ends(

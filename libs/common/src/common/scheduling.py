@@ -18,7 +18,10 @@ OWN_METADATA = frozenset({SCHEDULE_ID, SCHEDULED_FOR})
 def task_of_tick(
     template: TaskSubmitted, schedule: UUID, tick: datetime, *, tier: str, level: int, at: datetime
 ) -> TaskSubmitted:
-    """The schedule's message as this tick's task, submitted at that moment: a deadline counts from there."""
+    """The schedule's message as this tick's task, submitted at that moment: a deadline counts from there.
+
+    It is the same each time it is tried, with the moment of its first try.
+    """
     deadline = template.deadline_at
     return template.model_copy(
         update={

@@ -25,9 +25,10 @@ from common.contracts.runs import TerminalStatus
 from common.postgres import Pool
 
 _ACQUIRE = """
-SELECT a.* FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bytea[], runtime.limits($3, $6))
-  WITH ORDINALITY AS r (task_id, tenant_id, tier, worker, message, cap, n)
-CROSS JOIN LATERAL runtime.acquire(r.task_id, r.tenant_id, r.tier, r.worker, $1, r.cap, r.message) AS a ORDER BY r.n
+SELECT a.* FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $8::bytea[], runtime.limits($3, $7))
+  WITH ORDINALITY AS r (task_id, tenant_id, tier, agent, worker, message, cap, n)
+CROSS JOIN LATERAL runtime.acquire(r.task_id, r.tenant_id, r.tier, r.worker, $1, r.cap, r.message, r.agent) AS a
+ORDER BY r.n
 """
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
 _BEGIN_CALLS = (
@@ -140,7 +141,9 @@ class _Acquire(NamedTuple):
     task_id: UUID
     tenant_id: UUID
     tier: str
+    agent: str
     worker: str
+    takes_turns: bool
     message: bytes | None
 
 
@@ -177,15 +180,22 @@ class RunRepository:
         self._beginning = Batched(self._begin_calls, size=_BATCH, order=attrgetter("tenant_id", "task_id"))
         self._finishing = Batched(self._finish, size=_BATCH, order=attrgetter("task_id"))
 
-    async def acquire(
-        self, task_id: UUID, tenant_id: UUID, tier: str, worker: str, message: bytes | None = None
-    ) -> Acquisition:
+    async def acquire(self, task: TaskSubmitted, worker: str, message: bytes | None = None) -> Acquisition:
         """Take the run where nobody has it and nothing is in its way.
 
         With its message it is parked where something is; a task that names conditions cannot do without it. Without it
         the answer is `full`: to be asked again, with it.
         """
-        return await self._acquiring.call(_Acquire(task_id, tenant_id, tier, worker, message))
+        asked = _Acquire(
+            task.task_id,
+            task.tenant_id,
+            task.tier,
+            task.agent,
+            worker,
+            message is not None and task.takes_turns,
+            message,
+        )
+        return await self._acquiring.call(asked)
 
     async def _acquire(self, asked: Sequence[_Acquire]) -> list[Acquisition]:
         async with postgres.acquire(self._pool, self._timeout) as connection:

@@ -110,9 +110,7 @@ class Runner:
         message = task.encode() if task.conditional else None
         least = _AFTER_LEASE_SECONDS  # grows, for a clock that is ahead of the database's would make this a spin
         while not self._draining.is_set():
-            found = await until_available(
-                partial(acquire, task.task_id, task.tenant_id, task.tier, equipment.worker, message)
-            )
+            found = await until_available(partial(acquire, task, equipment.worker, message))
             if found.decision == "full":
                 message = task.encode()
                 continue

@@ -12,6 +12,9 @@ EXPIRED = Counter(
     "laneway_persister_expired_tasks", "Tasks that were ended because they had not begun by their deadline"
 )
 WOKEN = Counter("laneway_persister_woken_runs", "Parked runs that were made ready to go on")
+WAKER_FAILURES = Counter(
+    "laneway_persister_waker_failures", "Errors that nobody expected while waking or firing schedules; alert above 0"
+)
 # Of the process that wakes; the others show none.
 PARKED = Gauge("laneway_persister_parked_runs", "Runs that wait without a slot", ["reason"])
 OLDEST_READY = Gauge(

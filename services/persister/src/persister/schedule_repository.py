@@ -24,9 +24,10 @@ SELECT schedule_id FROM runtime.schedules WHERE schedule_id = ANY ($1) ORDER BY 
 # What its tenant has changed meanwhile has another first tick, and keeps it.
 ADVANCE = """
 UPDATE runtime.schedules s
-SET next_at = r.next_at, waiting = r.waiting, due_at = CASE WHEN r.waiting IS NULL THEN r.next_at
-  WHEN r.next_at IS NOT NULL THEN clock_timestamp() + $5 * interval '1 second' END
-FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[]) AS r (schedule_id, was, next_at, waiting)
+SET next_at = r.next_at, waiting = r.waiting, tried_at = r.tried_at, due_at = CASE WHEN r.waiting IS NULL THEN r.next_at
+  WHEN r.next_at IS NOT NULL THEN clock_timestamp() + $6 * interval '1 second' END
+FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::timestamptz[])
+  AS r (schedule_id, was, next_at, waiting, tried_at)
 WHERE s.schedule_id = r.schedule_id AND s.next_at = r.was
 """
 RECORD_TICKS = """
@@ -56,12 +57,13 @@ class TickRow(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """From which tick a schedule goes on to which, and what that one waits for."""
+    """From which tick a schedule goes on to which, and what that one waits for, since when."""
 
     schedule_id: UUID
     was: datetime
     next_at: datetime | None
     waiting: str | None
+    tried_at: datetime | None
 
 
 async def due(connection: Connection, limit: int) -> list[asyncpg.Record]:

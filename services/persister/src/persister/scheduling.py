@@ -61,6 +61,15 @@ async def fire_due(
 
 async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined, watched: timedelta) -> Settled:
     try:
+        return await _look_at(schedule, publisher, redis, watched)
+    except Exception:  # noqa: BLE001 - whatever is wrong with one, the others go on; it is tried again, and says so
+        _log.exception("schedule.failed", schedule_id=str(schedule["schedule_id"]))
+        metrics.WAKER_FAILURES.inc()
+        return Settled(schedule, _wait(schedule, schedule["next_at"], "internal_error"))
+
+
+async def _look_at(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined, watched: timedelta) -> Settled:
+    try:
         cadence_of = cadence(schedule["cron"], schedule["time_zone"])
     except CadenceError as error:
         # Checked when it was made: this machine knows other zones. It stands still, and says why.
@@ -94,7 +103,7 @@ async def _fire(
     except BrokerUnavailable as error:
         waiting = "lane_full" if isinstance(error, LaneFull) else "broker_unavailable"
         _log.warning("schedule.waits", schedule_id=str(schedule["schedule_id"]), error=repr(error))
-        return Settled(schedule, _step(schedule, tick, waiting), missed)
+        return Settled(schedule, _wait(schedule, tick, waiting), missed)
     fired = _tick(schedule, "fired", tick, tick, task_id=True)
     return Settled(schedule, _step(schedule, plan.next_at), (*missed, fired), task)
 
@@ -123,8 +132,11 @@ async def _enter(schedule: asyncpg.Record, tick: datetime, publisher: Publisher,
         tick,
         tier=schedule["tier"],
         level=await _level(schedule, tick, template.priority, redis),
-        at=schedule["now"],
+        at=_first_tried(schedule, tick),
     )
+    if task.deadline_at is not None and task.deadline_at <= schedule["now"]:
+        await _leave(task, redis)
+        raise _Skipped("deadline_passed")
     try:
         await publisher.publish(
             TASKS, task.tier, task, subject=task.task_id, stable_id=str(task.task_id), priority=task.level
@@ -185,8 +197,18 @@ async def _give_up(connection: Connection, one: Settled) -> None:
         await schedule_repository.refuse(connection, end)
 
 
-def _step(schedule: asyncpg.Record, next_at: datetime | None, waiting: str | None = None) -> Advance:
-    return Advance(schedule["schedule_id"], schedule["next_at"], next_at, waiting)
+def _step(schedule: asyncpg.Record, next_at: datetime | None) -> Advance:
+    return Advance(schedule["schedule_id"], schedule["next_at"], next_at, None, None)
+
+
+def _wait(schedule: asyncpg.Record, tick: datetime, reason: str) -> Advance:
+    return Advance(schedule["schedule_id"], schedule["next_at"], tick, reason, _first_tried(schedule, tick))
+
+
+def _first_tried(schedule: asyncpg.Record, tick: datetime) -> datetime:
+    tried_at: datetime | None = schedule["tried_at"]
+    now: datetime = schedule["now"]
+    return tried_at if tried_at is not None and tick == schedule["next_at"] else now
 
 
 def _tick(

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _CHANNEL = "laneway_parking"
 _SUCCESSION_SECONDS = 0.5
+_AFTER_FAILURE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 1.0
 _SHORTEST_PAUSE_SECONDS = 0.05
+# What is heard within it is looked at together.
+_GATHERING_SECONDS = 0.02
 _MEASURE_SECONDS = 5.0
 _BATCH = 100
 # Of one tenant, when many of its tasks have the same start: woken work goes before all that is new in its lane.
@@ -61,6 +64,10 @@ class Waker:
                 await self._lead()
             except Unavailable as error:
                 _log.warning("waker.interrupted", error=repr(error))
+            except Exception:  # noqa: BLE001 - whoever leads next may do better; nobody's other work stops for it
+                _log.exception("waker.failed")
+                metrics.WAKER_FAILURES.inc()
+                await asyncio.sleep(_AFTER_FAILURE_SECONDS)
             finally:
                 metrics.PARKED.clear()
                 metrics.OLDEST_READY.set(0)
@@ -101,6 +108,7 @@ class Waker:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause(await repository.seconds_until_due(connection))):
                         await heard.wait()
+                        await asyncio.sleep(_GATHERING_SECONDS)
 
     async def _look(self, connection: Connection) -> bool:
         """Do what there is to do; whether there may be more."""
@@ -130,6 +138,10 @@ class Waker:
             )
         except (Unavailable, DecodeError, PoisonError) as error:
             _log.warning("waker.not_published", task_id=str(row["task_id"]), error=repr(error))
+            return False
+        except Exception:  # noqa: BLE001 - whatever is wrong with one, the others are woken; it is tried again
+            _log.exception("waker.not_published", task_id=str(row["task_id"]))
+            metrics.WAKER_FAILURES.inc()
             return False
         return True
 

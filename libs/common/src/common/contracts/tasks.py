@@ -66,4 +66,9 @@ class TaskSubmitted(Contract):
     @property
     def conditional(self) -> bool:
         """Whether the task itself names something that it may have to wait for."""
-        return (self.not_before or self.concurrency_key or self.conversation_id) is not None
+        return self.not_before is not None or self.takes_turns
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether the task itself names others of its tenant that it may not run beside."""
+        return (self.concurrency_key or self.conversation_id) is not None
