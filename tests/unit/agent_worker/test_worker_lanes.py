@@ -77,7 +77,7 @@ class Simulation:
             self.changes += 1
             assert self.changes < 100_000, "it does not come to rest"
             if isinstance(decision, Lend):
-                self.slots.lend(decision.tier, decision.size, self.now)
+                self.slots.lend(decision, self.now)
             else:
                 if decision.found_empty:
                     self.slots.leave_alone(decision.loan.tier, self.now + EMPTY_SECONDS)
@@ -124,7 +124,43 @@ def test_what_only_one_tier_needs_it_has_and_another_still_begins_at_once() -> N
     assert worker.slots.held == {"enterprise": 0, "pro": 0, "free": 20}
     worker.waiting["enterprise"] = 100
     worker.settle()
-    assert worker.slots.held == {"enterprise": 6, "pro": 0, "free": 20}
+    assert worker.slots.held == {"enterprise": 7, "pro": 0, "free": 20}, "its guarantee, and one on credit"
+
+
+def test_beside_a_flood_what_comes_beyond_the_guarantee_begins_at_once_too() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    worker.waiting["enterprise"] = 6
+    worker.settle()
+    while worker.taken > 20:  # what was lent of the guarantee is made good
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan and not loan.open))
+    for enterprise in range(7, 18):
+        assert worker.slots.held == {"enterprise": enterprise - 1, "pro": 0, "free": 21 - enterprise}
+        worker.waiting["enterprise"] = 1
+        worker.settle()
+        assert worker.slots.held == {"enterprise": enterprise, "pro": 0, "free": 21 - enterprise}
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan and not loan.open))
+    worker.waiting["enterprise"] = 1
+    worker.settle()
+    assert worker.waiting["enterprise"] == 1, "it has what is its by weight"
+
+
+def test_a_credit_that_nothing_comes_to_takes_no_slot_and_is_closed_by_and_by() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting.update(enterprise=6, free=1000)
+    worker.settle()
+    worker.pass_time(0.5)
+    (credit,) = [loan for loan in worker.slots.loans if loan.tier == "enterprise"]
+    assert credit.on_credit
+    assert worker.slots.held == {"enterprise": 6, "pro": 0, "free": 14}
+    before = worker.changes
+    worker.pass_time(60)
+    assert worker.changes == before, "it is not opened and closed again and again"
+    worker.end(next(n for n, (tier, _) in enumerate(worker.runs) if tier == "enterprise"))
+    worker.pass_time(1.1)
+    assert [loan for loan in worker.slots.loans if loan.tier == "enterprise"] == []
+    assert worker.slots.held == {"enterprise": 5, "pro": 0, "free": 15}
 
 
 def test_what_was_lent_goes_back_by_weight_as_runs_end() -> None:
@@ -278,7 +314,7 @@ class Saturated:
             if isinstance(decision, TakeBack):
                 self.slots.take_back(decision.loan)
             else:
-                loan = self.slots.lend(decision.tier, decision.size, self.now)
+                loan = self.slots.lend(decision, self.now)
                 self._fill(decision.tier, loan, decision.size)
 
     def _fill(self, tier: str, loan: Loan | None, slots: int) -> None:
@@ -352,6 +388,7 @@ def test_each_tier_has_its_guarantee_while_it_has_work_whatever_came_before(
         for name, guarantee in slots.guaranteed.items():
             assert slots.held[name] >= guarantee or not worker.waiting[name]
         assert worker.taken <= slots.total + sum(slots.guaranteed.values())
+        assert sum(loan is not None for _, loan in worker.runs) <= slots.total
         assert sum(slots.held.values()) == worker.taken
         for _ in range(chance.randint(0, worker.taken)):
             worker.end(chance.randrange(worker.taken))
@@ -387,14 +424,14 @@ def test_room_is_what_could_begin_now() -> None:
     """Ten slots: three are enterprise's, one is pro's, one is free's, and five are anybody's."""
     slots = Slots(10, DEFAULT)
     assert {tier: slots.room(tier) for tier in slots.guaranteed} == {"enterprise": 10, "pro": 10, "free": 10}
-    loan = slots.lend("pro", 4, 0.0)
+    loan = slots.lend(Lend("pro", 4), 0.0)
     assert slots.room("pro") == 10, "what it was lent is its own"
     assert slots.room("free") == 6, "and nobody else's"
     slots.begin("pro", None, 0.0)
     for _ in range(4):
         slots.begin("pro", loan, 0.0)
     assert (slots.room("pro"), slots.room("free"), slots.room("enterprise")) == (5, 5, 5)
-    more = slots.lend("pro", 5, 0.0)
+    more = slots.lend(Lend("pro", 5), 0.0)
     for _ in range(5):
         slots.begin("pro", more, 0.0)
     assert slots.free == 0

@@ -91,16 +91,16 @@ class Dispatcher:
 
     async def _carry_out(self, decision: Lend | TakeBack) -> None:
         if isinstance(decision, Lend):
-            await self._lend(decision.tier, decision.size)
+            await self._lend(decision)
             return
         if decision.found_empty:
             self._slots.leave_alone(decision.loan.tier, self._clock() + EMPTY_SECONDS)
         await self._take_back(decision.loan)
 
-    async def _lend(self, tier: str, size: int) -> None:
-        loan = self._slots.lend(tier, size, self._clock())
+    async def _lend(self, lend: Lend) -> None:
+        tier, loan = lend.tier, self._slots.lend(lend, self._clock())
         try:
-            self._consumers[loan] = await self._lanes[tier].open(size, partial(self.take, tier, loan=loan))
+            self._consumers[loan] = await self._lanes[tier].open(lend.size, partial(self.take, tier, loan=loan))
         except BrokerUnavailable as error:
             _log.info("lane.not_lent", tier=tier, error=str(error))
             self._slots.take_back(loan)

@@ -59,13 +59,15 @@ class Loan:
     Taken back it is sent nothing more, and its slots are free as the runs in them end.
     """
 
-    __slots__ = ("held", "open", "size", "stirred_at", "tier")
+    __slots__ = ("held", "on_credit", "open", "size", "stirred_at", "tier")
 
-    def __init__(self, tier: str, size: int, now: float) -> None:
+    def __init__(self, tier: str, size: int, now: float, *, on_credit: bool = False) -> None:
         self.tier = tier
         self.size = size
         self.held = 0
         self.open = True
+        self.on_credit = on_credit
+        """No slot was free for it: it takes up none until a run begins in it. Then one comes from who has too much."""
         self.stirred_at = now
         """When it was last full, or a run in it began or ended."""
 
@@ -75,6 +77,7 @@ class Lend(NamedTuple):
 
     tier: str
     size: int
+    on_credit: bool = False
 
 
 class TakeBack(NamedTuple):
@@ -88,8 +91,10 @@ class TakeBack(NamedTuple):
 class Slots:
     """The slots of one worker, and what becomes of those that no guarantee uses.
 
-    A guarantee is never lent for good: work of its tier begins in it at once, though all other slots be taken. So there
-    are at most `total` runs, and for as long as borrowers still run as many more as guarantees were lent.
+    A guarantee is never lent for good: work of its tier begins in it at once, though all other slots be taken. And a
+    tier that uses all of its guarantee, and has less than its weight, is lent one slot more on credit: what comes next
+    begins at once too, and not when a run of those that have more has ended. So there are at most `total` runs in lent
+    slots, and with those in guarantees more than `total` for as long as it takes borrowers to end theirs.
     Times are seconds of any one clock.
     """
 
@@ -132,8 +137,11 @@ class Slots:
 
     @property
     def _promised(self) -> int:
-        between = sum(len(ends) for ends in self._between_runs.values())
-        return sum(self._by_right.values()) + between + sum(self.lent.values())
+        return sum(map(self._in_guarantee, self.held)) + sum(self.lent.values())
+
+    def _in_guarantee(self, tier: str) -> int:
+        """Guaranteed slots that the tier uses: a run is in them, or on its way."""
+        return self._by_right[tier] + len(self._between_runs[tier])
 
     def begin(self, tier: str, loan: Loan | None, now: float) -> None:
         """A run begins, in a guaranteed slot or in a lent one."""
@@ -146,6 +154,9 @@ class Slots:
         loan.held += 1
         loan.stirred_at = now
         self._ending += not loan.open
+        if loan.on_credit and loan.open:
+            loan.on_credit = False
+            self.lent[tier] += loan.size
 
     def end(self, tier: str, loan: Loan | None, now: float) -> None:
         """A run ends."""
@@ -158,11 +169,11 @@ class Slots:
         loan.stirred_at = now
         self._ending -= not loan.open
 
-    def lend(self, tier: str, size: int, now: float) -> Loan:
+    def lend(self, lend: Lend, now: float) -> Loan:
         """Lend slots to a tier."""
-        loan = Loan(tier, size, now)
-        self._loans[tier].append(loan)
-        self.lent[tier] += size
+        loan = Loan(lend.tier, lend.size, now, on_credit=lend.on_credit)
+        self._loans[loan.tier].append(loan)
+        self.lent[loan.tier] += 0 if loan.on_credit else loan.size
         return loan
 
     def take_back(self, loan: Loan) -> None:
@@ -170,7 +181,7 @@ class Slots:
         if loan.open:
             loan.open = False
             self._loans[loan.tier].remove(loan)
-            self.lent[loan.tier] -= loan.size
+            self.lent[loan.tier] -= 0 if loan.on_credit else loan.size
             self._ending += loan.held
 
     def leave_alone(self, tier: str, until: float) -> None:
@@ -181,7 +192,7 @@ class Slots:
         """The next thing to do; None where all is as it should be, until something changes or time passes.
 
         First the guarantees, then what is free to whoever needs it, then what lies idle and at last what one has too
-        much of to whoever has too little.
+        much of to whoever has too little: on credit while that is possible.
         """
         if stopped := [loan for loan in self.loans if loan.tier in self.paused]:
             return TakeBack(stopped[0])
@@ -193,7 +204,7 @@ class Slots:
         if hungry and self.free > 0:
             size = min(self.free, self._largest_loan) if len(hungry) == 1 else 1
             return Lend(min(hungry, key=self._standing), size)
-        return self._idle(hungry, now) or self._redistributed(hungry)
+        return self._idle(hungry, now) or self._credited() or self._redistributed(hungry)
 
     def next_look(self, now: float) -> float | None:
         """When to decide again though nothing has changed; None where only a change can make a difference."""
@@ -216,7 +227,7 @@ class Slots:
         """Who has the least is lent the next slot, as seats are shared after an election (Sainte-Laguë): by weight,
         with no bias to the large or to the small. Equals go in the order of the tiers.
         """
-        return (2 * (self._by_right[tier] + self.lent[tier] + change) + 1) / self._weights[tier]
+        return (2 * (self._in_guarantee(tier) + self.lent[tier] + change) + 1) / self._weights[tier]
 
     def _idle(self, hungry: Collection[str], now: float) -> TakeBack | None:
         """A loan that lies idle, while another tier wants it or its own has room without it."""
@@ -224,7 +235,7 @@ class Slots:
             wanted = any(other != tier for other in hungry)
             for loan in loans:
                 unused = now - loan.stirred_at
-                if wanted and loan.held < loan.size and unused >= IDLE_SECONDS:
+                if wanted and not loan.on_credit and loan.held < loan.size and unused >= IDLE_SECONDS:
                     return TakeBack(loan, found_empty=not loan.held)
                 if not loan.held and unused >= SPARE_SECONDS and self._has_room_without(loan):
                     return TakeBack(loan)
@@ -235,6 +246,26 @@ class Slots:
         by_right = self._by_right[loan.tier] < self.guaranteed[loan.tier]
         return by_right or any(other.held < other.size for other in others)
 
+    def _credited(self) -> Lend | None:
+        """One slot more for the poorest tier that may soon need it, while another has too much."""
+        loans = self.loans
+        if self._ending + sum(loan.size for loan in loans) >= self.total:
+            return None
+        at_its_end = [tier for tier in self._loans if tier not in self.paused and self._has_nothing_spare(tier)]
+        poorest = min(at_its_end, key=self._standing, default=None)
+        if poorest is None or not self._richer_than(poorest):
+            return None
+        return Lend(poorest, 1, on_credit=True)
+
+    def _has_nothing_spare(self, tier: str) -> bool:
+        guaranteed = self._in_guarantee(tier) >= self.guaranteed[tier]
+        return guaranteed and all(loan.held >= loan.size for loan in self._loans[tier])
+
+    def _richer_than(self, poorest: str) -> list[str]:
+        """Tiers that would have more for their weight than this one even with a loan less."""
+        standing = self._standing(poorest)
+        return [tier for tier, loans in self._loans.items() if loans and self._standing(tier, -1) > standing]
+
     def _redistributed(self, hungry: Sequence[str]) -> TakeBack | None:
         """A loan of whoever has too much; None while enough slots that were taken back before are still to come."""
         if not hungry:
@@ -243,8 +274,7 @@ class Slots:
         # One more each time it has filled what it was lent: that it is full does not say that it has more.
         if self._ending + min(0, self.free) > self.lent[poorest]:
             return None
-        rich = [t for t in self._loans if self._loans[t] and self._standing(t, -1) > self._standing(poorest)]
-        return self._most_dispensable(rich)
+        return self._most_dispensable(self._richer_than(poorest))
 
     def _most_dispensable(self, tiers: Sequence[str]) -> TakeBack | None:
         """The smallest loan of the tier that has the most for its weight, among those that have any.
