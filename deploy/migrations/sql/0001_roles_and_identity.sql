@@ -57,7 +57,9 @@ CREATE TABLE identity.tenants (
   name text NOT NULL,
   plan text NOT NULL REFERENCES identity.plans,
   created_at timestamptz NOT NULL DEFAULT now(),
-  disabled_at timestamptz
+  disabled_at timestamptz,
+  -- NULL: what its plan allows.
+  max_outstanding integer CHECK (max_outstanding > 0)
 );
 CALL identity.protect('identity.tenants', 'laneway_billing');
 
@@ -89,7 +91,7 @@ RETURNS TABLE (tenant_id uuid, secret_hash bytea, revoked boolean, plan text, ti
                requests_per_minute integer, max_outstanding integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT k.tenant_id, k.secret_hash, k.revoked_at IS NOT NULL OR t.disabled_at IS NOT NULL,
-         p.name, p.tier, p.requests_per_minute, p.max_outstanding
+         p.name, p.tier, p.requests_per_minute, coalesce(t.max_outstanding, p.max_outstanding)
   FROM identity.api_keys k JOIN identity.tenants t USING (tenant_id) JOIN identity.plans p ON p.name = t.plan
   WHERE k.key_id = p_key_id
 $$;

@@ -1,7 +1,9 @@
 SET ROLE laneway_owner;
 
--- Of a plan's tenants, how many tasks run at a time each; NULL: as many as there are slots.
+-- Of a plan's tenants, how many tasks run at a time each; NULL: as many as there are slots. A tenant may have a cap of its
+-- own; NULL: its plan's.
 ALTER TABLE identity.plans ADD COLUMN max_running integer CHECK (max_running > 0);
+ALTER TABLE identity.tenants ADD COLUMN max_running integer CHECK (max_running > 0);
 -- Tasks that have not begun by then expire, wherever they wait.
 ALTER TABLE history.tasks ADD COLUMN deadline_at timestamptz;
 CREATE INDEX tasks_with_deadline ON history.tasks (deadline_at) WHERE status = 'queued' AND deadline_at IS NOT NULL;
@@ -48,8 +50,9 @@ CREATE FUNCTION runtime.limits(p_tenants uuid[], p_take_turns boolean[]) RETURNS
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE caps integer[]; limited integer[];
 BEGIN
-  SELECT array_agg(p.max_running ORDER BY a.n),
-         array_agg(hashtext(a.tenant_id::text)) FILTER (WHERE p.max_running IS NOT NULL OR a.takes_turns)
+  SELECT array_agg(coalesce(t.max_running, p.max_running) ORDER BY a.n),
+         array_agg(hashtext(a.tenant_id::text))
+           FILTER (WHERE coalesce(t.max_running, p.max_running) IS NOT NULL OR a.takes_turns)
   INTO caps, limited
   FROM unnest(p_tenants, p_take_turns) WITH ORDINALITY AS a (tenant_id, takes_turns, n)
   LEFT JOIN identity.tenants t ON t.tenant_id = a.tenant_id LEFT JOIN identity.plans p ON p.name = t.plan;
@@ -256,7 +259,7 @@ BEGIN
         WHERE p.ready_at IS NULL AND (p.tenant_id, p.reason, p.key) > (l.tenant_id, l.reason, l.key)
         ORDER BY p.tenant_id, p.reason, p.key LIMIT 1) n
     )
-    SELECT l.tenant_id, l.reason, l.key, p.max_running FROM lines l
+    SELECT l.tenant_id, l.reason, l.key, coalesce(t.max_running, p.max_running) AS max_running FROM lines l
     LEFT JOIN identity.tenants t ON t.tenant_id = l.tenant_id LEFT JOIN identity.plans p ON p.name = t.plan
     WHERE l.reason IN ('running_cap', 'concurrency_key', 'conversation_busy')
   LOOP

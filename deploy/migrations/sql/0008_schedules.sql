@@ -50,7 +50,7 @@ RETURNS TABLE (schedule_id uuid, tenant_id uuid, cron text, time_zone text, miss
                waiting text, tried_at timestamptz, tier text, max_outstanding integer, refusal text, now timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.schedule_id, s.tenant_id, s.cron, s.time_zone, s.missed, s.message, s.next_at, s.waiting,
-         CASE WHEN s.waiting IS NOT NULL THEN s.tried_at END, coalesce(s.tier, u.tier, p.tier), p.max_outstanding,
+         CASE WHEN s.waiting IS NOT NULL THEN s.tried_at END, coalesce(s.tier, u.tier, p.tier), coalesce(t.max_outstanding, p.max_outstanding),
          CASE WHEN t.disabled_at IS NOT NULL THEN 'tenant_disabled'
               WHEN NOT EXISTS (SELECT FROM identity.api_keys k WHERE k.tenant_id = s.tenant_id AND k.revoked_at IS NULL)
               THEN 'no_valid_key'

@@ -178,6 +178,9 @@ async def _administered(document: _Document, client: httpx2.AsyncClient) -> None
     key = document.check(tenants + keys, await client.post(f"{tenants}/{tenant}/keys", headers=_ADMIN)).json()["key_id"]
     put = await client.put(f"{tenants}/{tenant}/users/ada", json={"tier": "free"}, headers=_ADMIN)
     document.check(tenants + users, put)
+    limits = {"max_outstanding": 5, "max_running": None}
+    put = await client.put(f"{tenants}/{tenant}/limits", json=limits, headers=_ADMIN)
+    document.check(tenants + "/{tenant_id}/limits", put)
     document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
     paused = {"scope": "tenant", "name": tenant, "by": "ada", "reason": "a test"}
     document.check("/v1/admin/pauses", await client.post("/v1/admin/pauses", json=paused, headers=_ADMIN))

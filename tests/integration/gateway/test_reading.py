@@ -263,6 +263,25 @@ async def test_a_users_tier_counts_from_the_next_request_on(gateway: Running) ->
     assert (await gateway.submit(tenant, user_id="bob")).json()["tier"] == "pro"
 
 
+async def test_a_tenants_own_limit_counts_from_the_next_request_on(gateway: Running) -> None:
+    tenant = await gateway.tenant(max_outstanding=2)
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    address = f"/v1/admin/tenants/{tenant.id}/limits"
+    for own, accepted in ((1, 1), (3, 2), (None, 0)):
+        limits = {"max_outstanding": own, "max_running": None}
+        put = await gateway.client.put(address, json=limits, headers=admin)
+        assert (put.status_code, put.json()) == (200, {"tenant_id": str(tenant.id), **limits})
+        for _ in range(accepted):
+            assert (await gateway.submit(tenant)).status_code == 202
+        refused = await gateway.submit(tenant)
+        assert (refused.status_code, refused.json()["detail"][:26]) == (429, f"{own or 2} tasks may be outstanding")
+    for wrong in (0, -1, 2**31, True, "5"):
+        put = await gateway.client.put(address, json={"max_outstanding": wrong, "max_running": None}, headers=admin)
+        assert (put.status_code, put.json()["errors"][0]["field"]) == (422, "max_outstanding")
+    nobody = f"/v1/admin/tenants/{uuid4()}/limits"
+    assert (await gateway.client.put(nobody, json=limits, headers=admin)).status_code == 404
+
+
 async def test_administration_needs_its_key_and_things_that_exist(gateway: Running) -> None:
     tenant = await gateway.tenant()
     admin = {"Authorization": f"Bearer {ADMIN_KEY}"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import pairwise
 from uuid import UUID, uuid4
+
+import pytest
 
 from common.contracts.base import now
 from common.lifecycle import stop
@@ -96,7 +99,18 @@ async def _watch_running(world: World, tenant_id: UUID, seen: list[int]) -> None
         seen.append(await world.owner.fetchval(query, tenant_id))
 
 
-async def test_a_cap_that_is_raised_counts_at_once(world: World, resender: Publisher) -> None:
+async def _no_cap(world: World, tenant_id: UUID) -> None:
+    await cap(world, tenant_id, None)
+
+
+async def _cap_of_its_own(world: World, tenant_id: UUID) -> None:
+    await world.owner.execute("UPDATE identity.tenants SET max_running = 2 WHERE tenant_id = $1", tenant_id)
+
+
+@pytest.mark.parametrize("raise_it", [_no_cap, _cap_of_its_own])
+async def test_a_cap_that_is_raised_counts_at_once(
+    world: World, resender: Publisher, raise_it: Callable[[World, UUID], Awaitable[None]]
+) -> None:
     provider, first = Played(ANSWER, hold=True), world.task()
     await cap(world, first.tenant_id, 1)
     second = world.task(tenant_id=first.tenant_id)
@@ -106,7 +120,7 @@ async def test_a_cap_that_is_raised_counts_at_once(world: World, resender: Publi
     await world.submit(second)
     await until_parked(world, second, "running_cap")
     async with waking(world, resender):
-        await cap(world, first.tenant_id, None)
+        await raise_it(world, first.tenant_id)
         await provider.called(2)
         provider.go.set()
         await world.heard.end(second.task_id)

@@ -160,6 +160,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),
                 showing_lanes(administration, lanes),
+                admin.limits(administration, identities),
                 admin.users(administration, identities, catalogue.tier_names),
             ],
             _checks(draining, sender, database, state),

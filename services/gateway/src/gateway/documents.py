@@ -174,6 +174,14 @@ class Key(Document):
     tenant_id: UUID
 
 
+class TenantLimits(Document):
+    """A tenant's own limits; null: as its plan says."""
+
+    tenant_id: UUID
+    max_outstanding: int | None
+    max_running: int | None
+
+
 class User(Document):
     """A user with a tier of its own."""
 

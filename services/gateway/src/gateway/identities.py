@@ -22,6 +22,7 @@ _PUT_USER = """
 INSERT INTO identity.users (tenant_id, user_id, tier) VALUES ($1, $2, $3)
 ON CONFLICT (tenant_id, user_id) DO UPDATE SET tier = excluded.tier
 """
+_PUT_LIMITS = "UPDATE identity.tenants SET max_outstanding = $2, max_running = $3 WHERE tenant_id = $1"
 _REVOKE_KEY = "SELECT identity.revoke_key($1)"
 
 
@@ -89,6 +90,15 @@ class Identities:
     async def put_user(self, tenant_id: UUID, user_id: str, tier: str) -> bool:
         """False where there is no such tenant."""
         return await self._insert(tenant_id, _PUT_USER, tenant_id, user_id, tier)
+
+    async def put_limits(self, tenant_id: UUID, max_outstanding: int | None, max_running: int | None) -> bool:
+        """Set a tenant's own limits; None: its plan's. False where there is no such tenant."""
+        return await self._database.within(self._put_limits(tenant_id, max_outstanding, max_running))
+
+    async def _put_limits(self, tenant_id: UUID, max_outstanding: int | None, max_running: int | None) -> bool:
+        async with self._database.as_tenant(tenant_id) as connection:
+            done: str = await connection.execute(_PUT_LIMITS, tenant_id, max_outstanding, max_running)
+        return done == "UPDATE 1"
 
     async def _insert(self, tenant_id: UUID, statement: str, *arguments: object) -> bool:
         return await self._database.within(self._inserted(tenant_id, statement, arguments))

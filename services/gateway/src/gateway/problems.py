@@ -78,7 +78,10 @@ UNSUPPORTED_MEDIA = Kind(
 INVALID = Kind("invalid-request", 422, "Invalid request", "priority: Input should be less than or equal to 9")
 RATE_LIMITED = Kind("rate-limited", 429, "Too many requests", "The plan allows 600 requests per minute.")
 TOO_MANY_OUTSTANDING = Kind(
-    "too-many-outstanding", 429, "Too many outstanding tasks", "The plan allows 2000 outstanding tasks."
+    "too-many-outstanding",
+    429,
+    "Too many outstanding tasks",
+    "2000 tasks may be outstanding: submit again when some have ended, or cancel some.",
 )
 INTERNAL = Kind("internal", 500, "Internal error", "The request could not be served; it was logged.")
 UNAVAILABLE = Kind(

@@ -229,5 +229,5 @@ def refusal(decision: Decision, principal: Principal) -> problems.Problem:
     if decision.outcome is Outcome.RATE_LIMITED:
         detail = f"The plan allows {principal.requests_per_minute} requests per minute."
         return problems.RATE_LIMITED.problem(detail, headers=headers)
-    detail = f"The plan allows {principal.max_outstanding} outstanding tasks."
+    detail = f"{principal.max_outstanding} tasks may be outstanding: submit again when some have ended, or cancel some."
     return problems.TOO_MANY_OUTSTANDING.problem(detail, headers=headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -35,6 +35,9 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Cap: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None
+
+
 class NewTenant(Document):
     """A tenant to be made."""
 
@@ -52,6 +55,13 @@ class UserTier(Document):
     """A user's own tier."""
 
     tier: Text = Field(max_length=31, examples=["free"])
+
+
+class OwnLimits(Document):
+    """What one tenant may, where it is not what its plan allows."""
+
+    max_outstanding: Cap = Field(description="tasks that have not ended; null: as its plan says", examples=[5000])
+    max_running: Cap = Field(description="tasks that run at a time; null: as its plan says", examples=[20])
 
 
 class Administration:
@@ -130,6 +140,27 @@ def tenants_and_keys(administration: Administration, identities: Identities) -> 
             raise problems.NOT_FOUND.problem("There is no such key.")
         await administration.changed(tenant_id)
         return Response(status_code=204)
+
+    return router
+
+
+def limits(administration: Administration, identities: Identities) -> APIRouter:
+    """What single tenants may."""
+    router = admin_router(administration)
+
+    @router.put(
+        "/tenants/{tenant_id}/limits",
+        summary="Set a tenant's own limits",
+        responses={
+            200: {"model": documents.TenantLimits},
+            **problem_responses("not-found", "too-large", "invalid-request"),
+        },
+    )
+    async def put_limits(tenant_id: UUID, asked: OwnLimits) -> Response:
+        if not await identities.put_limits(tenant_id, asked.max_outstanding, asked.max_running):
+            raise problems.NOT_FOUND.problem("There is no such tenant.")
+        await administration.changed(tenant_id)
+        return Json({"tenant_id": tenant_id, **asked.model_dump()})
 
     return router
 
