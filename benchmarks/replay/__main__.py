@@ -27,7 +27,7 @@ from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
 
 SLOTS = 20
 SEED = 20231116
-SECONDS = 30.0
+SECONDS = 60.0
 """Of each replay."""
 CAPACITY_REQUESTS, CAPACITY_SECONDS = 400, 25.0
 
