@@ -37,6 +37,17 @@ def fragile_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         own.stop()
 
 
+@pytest.fixture(scope="module")
+def own_stacks(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Stack]]:
+    """All services, and a second persister, for one file: processes may be killed, the servers are not touched."""
+    with (
+        staged(servers) as stage,
+        running(stage, tmp_path_factory.mktemp("own")) as stack,
+        running(stage, tmp_path_factory.mktemp("second"), ("persister",)) as second,
+    ):
+        yield stack, second
+
+
 def _run(servers: Servers, logs: Path) -> Iterator[Stack]:
     with staged(servers) as stage, running(stage, logs) as stack:
         yield stack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,31 @@ async def submit(client: httpx2.AsyncClient, text: str, key: str | None = None, 
     assert response.status_code in (200, 202), response.text
     task: dict[str, Any] = response.json()
     return task
+
+
+async def submit_many(client: httpx2.AsyncClient, texts: Iterable[str], **fields: Any) -> list[str]:
+    """Submit a batch that must be accepted whole; the ids of its tasks, in their order."""
+    response = await client.post("/v1/batches", json={"tasks": [{"input": text, **fields} for text in texts]})
+    assert response.status_code == 202, response.text
+    return [task["id"] for task in response.json()["tasks"]]
+
+
+async def cancel_many(client: httpx2.AsyncClient, **which: Any) -> dict[str, Any]:
+    """Cancel all tasks of the tenant that fit."""
+    response = await client.post("/v1/tasks/cancel", json=which)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def shown(client: httpx2.AsyncClient, task_id: str, status: str, deadline: float = 30) -> dict[str, Any]:
+    """The task, once it is shown with this status."""
+
+    async def look() -> dict[str, Any] | None:
+        task: dict[str, Any] = (await client.get(f"/v1/tasks/{task_id}")).json()
+        return task if task["status"] == status else None
+
+    return await eventually(look, deadline) or {}
 
 
 async def ended(client: httpx2.AsyncClient, task_id: str, deadline: float = 30) -> dict[str, Any]:

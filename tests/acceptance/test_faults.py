@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 import redis.asyncio
 
+from tests.acceptance.books import books_agree
 from tests.acceptance.reading import Reading, follow
 from tests.acceptance.stack import TIERS, Stack
 from tests.acceptance.tasks import ended, ledger_sum, settled, submit, usage_rows
@@ -144,12 +145,5 @@ async def test_a_worker_that_is_asked_to_stop_finishes_or_hands_over(fragile_sta
 
 
 async def test_the_books_agree_when_all_is_over(fragile_stack: Stack) -> None:
-    """Runs last in this file: every call that the simulator served to its end is in the ledger, once."""
-    stack = fragile_stack
-    served = {call["request_id"]: call for call in await stack.audited_calls() if call["outcome"] == "completed"}
-    counted = await stack.rows("SELECT * FROM billing.usage WHERE NOT estimated AND provider_request_id IS NOT NULL")
-    assert len({row["provider_request_id"] for row in counted}) == len(counted)
-    for row in counted:
-        assert row["output_tokens"] == served[row["provider_request_id"]]["output_tokens"]
-    lost = served.keys() - {row["provider_request_id"] for row in counted}
-    assert not lost, f"served but not in the books: {[served[request] for request in lost]}"
+    """Runs last in this file."""
+    await books_agree(fragile_stack)

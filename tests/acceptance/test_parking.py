@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-import httpx2
 import pytest
 
 from tests.acceptance.reading import Reading, follow
-from tests.acceptance.stack import Stack, running
-from tests.acceptance.tasks import ended, submit
-from tests.servers import Servers
-from tests.stage import eventually, staged
+from tests.acceptance.stack import Stack
+from tests.acceptance.tasks import ended, shown, submit
+from tests.stage import eventually
 
 pytestmark = [pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def stacks(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Stack]]:
-    """All services, and a second persister: their processes are killed, the servers are not touched."""
-    with (
-        staged(servers) as stage,
-        running(stage, tmp_path_factory.mktemp("parking")) as stack,
-        running(stage, tmp_path_factory.mktemp("second"), ("persister",)) as second,
-    ):
-        yield stack, second
-
-
 @pytest.fixture
-def stack(stacks: tuple[Stack, Stack]) -> Stack:
-    return stacks[0]
+def stack(own_stacks: tuple[Stack, Stack]) -> Stack:
+    return own_stacks[0]
 
 
 def _in(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-
-
-async def _shown(client: httpx2.AsyncClient, task_id: str, status: str) -> dict[str, Any]:
-    async def look() -> dict[str, Any] | None:
-        task: dict[str, Any] = (await client.get(f"/v1/tasks/{task_id}")).json()
-        return task if task["status"] == status else None
-
-    return await eventually(look, 20) or {}
 
 
 async def test_a_task_of_later_is_shown_as_parked_and_its_stream_goes_on(stack: Stack) -> None:
@@ -54,9 +31,9 @@ async def test_a_task_of_later_is_shown_as_parked_and_its_stream_goes_on(stack: 
         task = await submit(client, "Later [[sim tokens=5]]", not_before=start, concurrency_key="k")
         reading = Reading()
         following = asyncio.create_task(follow(client, task["id"], reading))
-        shown = await _shown(client, task["id"], "parked")
-        assert (shown["parked"]["reason"], shown["parked"]["key"]) == ("not_before", None)
-        assert datetime.fromisoformat(shown["parked"]["until"]) == datetime.fromisoformat(start)
+        parked = (await shown(client, task["id"], "parked"))["parked"]
+        assert (parked["reason"], parked["key"]) == ("not_before", None)
+        assert datetime.fromisoformat(parked["until"]) == datetime.fromisoformat(start)
 
         async def listed() -> bool:  # once it is recorded
             page = (await client.get("/v1/tasks", params={"status": "parked"})).json()
@@ -93,7 +70,7 @@ async def test_the_same_request_of_a_time_that_has_passed_is_still_the_same_task
 async def test_a_parked_task_is_cancelled(stack: Stack) -> None:
     async with stack.client() as client:
         task = await submit(client, "Never", not_before=_in(3600))
-        await _shown(client, task["id"], "parked")
+        await shown(client, task["id"], "parked")
         answer = await client.post(f"/v1/tasks/{task['id']}/cancel")
         assert answer.json()["status"] == "cancelled"
         reading = await follow(client, task["id"], Reading())
@@ -108,13 +85,13 @@ async def test_a_parked_task_is_cancelled(stack: Stack) -> None:
     assert await stack.rows("SELECT FROM runtime.parked WHERE task_id = $1", UUID(task["id"])) == []
 
 
-async def test_a_waker_that_is_killed_is_followed_by_another(stacks: tuple[Stack, Stack]) -> None:
-    stack, second = stacks
+async def test_a_waker_that_is_killed_is_followed_by_another(own_stacks: tuple[Stack, Stack]) -> None:
+    stack, second = own_stacks
     async with stack.client() as client:
         tasks = [await submit(client, f"{n} [[sim tokens=2]]", not_before=_in(1.5)) for n in range(5)]
         for task in tasks:
-            await _shown(client, task["id"], "parked")
-        leader = next(one for one in stacks if "waker.leads" in one.log("persister"))
+            await shown(client, task["id"], "parked")
+        leader = next(one for one in own_stacks if "waker.leads" in one.log("persister"))
         leader.kill("persister")
         killed = asyncio.get_running_loop().time()
         for task in tasks:
@@ -131,8 +108,8 @@ async def test_the_key_of_a_killed_worker_passes_on_after_its_lease(stack: Stack
         first = await submit(client, "Long [[sim tokens=40 tps=10]]", concurrency_key="one")
         await eventually(lambda: stack.all_started([first["id"]]))
         second = await submit(client, "Short [[sim tokens=2]]", concurrency_key="one")
-        shown = await _shown(client, second["id"], "parked")
-        assert shown["parked"] == {"reason": "concurrency_key", "until": None, "key": "one"}
+        waiting = await shown(client, second["id"], "parked")
+        assert waiting["parked"] == {"reason": "concurrency_key", "until": None, "key": "one"}
         victim = await stack.worker_of(first["id"])
         stack.kill(victim)
         lease = (await stack.rows("SELECT lease_until FROM runtime.runs WHERE task_id = $1", UUID(first["id"])))[0][0]
