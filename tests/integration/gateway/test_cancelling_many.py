@@ -15,6 +15,7 @@ from common.contracts import CancelsRequested, RunFinished
 from common.messaging.envelope import unseal
 from common.messaging.topology import CONTROL
 from common.redis import Client
+from gateway.batch_records import Batch, Batches
 from tests.integration.gateway.batching import follow, questions, read, recorded, recording, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tap, Tenant, tapping
 from tests.stage import Stage, eventually
@@ -91,6 +92,26 @@ async def test_a_batch_in_all_states_is_cancelled_and_told_truly(gateway: Runnin
             events = await following
         assert len(events.of("result")) == 8
         assert events.of("done")[0]["counts"]["cancelled"] == 7
+
+
+async def test_what_ends_while_the_rest_is_counted_is_counted_once(
+    gateway: Running, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await gateway.tenant()
+    counted = Batches.counts
+    async with recording(stage):
+        batch = await _batch(gateway, tenant, 3)
+        running = UUID(batch["tasks"][0]["id"])
+        await gateway.database.execute(_ACQUIRE, running, tenant.id)
+
+        async def cut_by_then(batches: Batches, batch: Batch, **rest: Any) -> dict[str, int]:
+            await gateway.database.execute("SELECT runtime.finish($1, 1, 'cancelled', '{}', now())", running)
+            return await counted(batches, batch, **rest)
+
+        monkeypatch.setattr(Batches, "counts", cut_by_then)
+        answer = await _cancel(gateway, tenant, batch["links"]["cancel"])
+    told = {name: answer[name] for name in ("cancelled", "cancelling", "already_ended", "pending")}
+    assert told == {"cancelled": 2, "cancelling": 1, "already_ended": 0, "pending": 0}
 
 
 async def test_a_cancel_covers_what_nobody_has_recorded_yet(gateway: Running, stage: Stage) -> None:
@@ -260,15 +281,15 @@ async def test_what_a_gateway_left_undone_the_persister_finishes(gateway: Runnin
     async with recording(stage):
         batch = await _batch(gateway, tenant, 7)
         cancellation = uuid4()
-        await gateway.database.execute(
-            "SELECT runtime.begin_cancellation($1, $2, now(), NULL, NULL, NULL)", cancellation, tenant.id
-        )
-        # As far as a gateway came that died then, some time ago.
-        assert len(await gateway.database.fetch("SELECT * FROM runtime.sweep($1, 3)", cancellation)) == 3
-        await gateway.database.execute(
-            "UPDATE runtime.cancellations SET worked_at = now() - interval '1 minute' WHERE cancellation_id = $1",
-            cancellation,
-        )
+        async with gateway.database.transaction():
+            begin = "SELECT runtime.begin_cancellation($1, $2, now(), NULL, NULL, NULL)"
+            await gateway.database.execute(begin, cancellation, tenant.id)
+            # As far as a gateway came that died then, some time ago.
+            assert len(await gateway.database.fetch("SELECT * FROM runtime.sweep($1, 3)", cancellation)) == 3
+            await gateway.database.execute(
+                "UPDATE runtime.cancellations SET worked_at = now() - interval '1 minute' WHERE cancellation_id = $1",
+                cancellation,
+            )
 
         async def swept() -> bool:
             return await _statuses(gateway, batch) == ["cancelled"] * 7

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -124,9 +124,10 @@ class Batches:
             for row in await self._rows(tenant_id, _RECORDED, batch_id)
         }
 
-    async def counts(self, batch: Batch) -> dict[str, int]:
-        """How many tasks have which status."""
-        rows = await self._rows(batch.tenant_id, _COUNTS, batch.task_ids)
+    async def counts(self, batch: Batch, without: Collection[UUID] = ()) -> dict[str, int]:
+        """How many tasks have which status, those aside that are named."""
+        counted = [task_id for task_id in batch.task_ids if task_id not in without]
+        rows = await self._rows(batch.tenant_id, _COUNTS, counted)
         return {row["status"]: row["tasks"] for row in rows}
 
     async def cost(self, batch: Batch) -> tuple[Decimal, bool]:

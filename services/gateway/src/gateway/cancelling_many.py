@@ -34,6 +34,8 @@ class Cancelled:
     id: UUID
     as_of: datetime
     counts: Counter[str] = field(default_factory=Counter)
+    reached: set[UUID] = field(default_factory=set)
+    """Those that had not ended."""
     complete: bool = False
     """Whether everything that was recorded was reached."""
 
@@ -74,6 +76,7 @@ class CancellationsOfMany:
             while not result.complete and clock() < until:
                 swept, result.complete = await self._records.sweep(asked, _CHUNK)
                 result.counts.update(one.status for one in swept)
+                result.reached.update(one.task_id for one in swept if one.status in ("cancelled", "cancelling"))
                 await self._tell(tenant_id, swept)
         except StoreUnavailable as error:
             _log.warning("cancel.unfinished", cancellation_id=str(asked.id), error=repr(error))

@@ -139,12 +139,11 @@ def cancelling_batches(principals: Principals, batches: Batches, cancellations: 
         batch = await found(request, request.path_params["batch_id"], principals, batches)
         try:
             cancelled = await cancellations.cancel(batch.tenant_id, batch_id=batch.id)
-            counts = await batches.counts(batch)
+            # What was reached may have ended since, and is counted as what it was told.
+            ended = ended_of(await batches.counts(batch, without=cancelled.reached))
         except Unavailable as error:
             raise problems.unavailable("The cancel may have been taken: ask again, or read the batch.") from error
         now_cancelled, cancelling = cancelled.counts["cancelled"], cancelled.counts["cancelling"]
-        # A run that was cut in between has ended, and is counted as what it was told.
-        ended = max(0, ended_of(counts) - now_cancelled)
         return Json(
             {
                 "id": batch.id,
@@ -152,7 +151,7 @@ def cancelling_batches(principals: Principals, batches: Batches, cancellations: 
                 "cancelled": now_cancelled,
                 "cancelling": cancelling,
                 "already_ended": ended,
-                "pending": max(0, batch.size - now_cancelled - cancelling - ended),
+                "pending": batch.size - now_cancelled - cancelling - ended,
             }
         )
 
