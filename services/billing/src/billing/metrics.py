@@ -11,7 +11,11 @@ CONFLICTS = Counter(
 )
 UNPRICED = Counter("laneway_billing_unpriced", "Usage records without a price, never charged; alert above 0")
 UNHELD = Counter("laneway_billing_unheld", "Usage records without an open hold, paid by the platform; alert above 0")
-VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost above what was held, paid by the platform")
+OVER_HOLD = Counter(
+    "laneway_billing_over_hold",
+    "Usage records that came to more than was held, and were charged what was; alert above 0",
+)
+VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost that no tenant was charged")
 VOIDED = Counter("laneway_billing_voided", "Holds given up because their usage record never came")
 VOIDED_USD = Counter("laneway_billing_voided_usd", "What those holds held, in US dollars")
 
