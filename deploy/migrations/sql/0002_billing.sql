@@ -170,15 +170,16 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   price billing.prices;
   plan identity.plans;
-  today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+  at timestamptz := clock_timestamp();
+  today date := (at AT TIME ZONE 'UTC')::date;
   scopes text[] := ARRAY['run', 'tenant_day', 'tenant_month', 'user_day'];
   subjects text[]; periods date[]; caps numeric[];
 BEGIN
   SELECT h.amount INTO amount FROM billing.holds h WHERE h.attempt_id = p_attempt;
   IF FOUND THEN verdict := 'held'; RETURN; END IF;
   SELECT * INTO price FROM billing.prices p
-  WHERE p.provider = p_provider AND p.model = p_model AND p.valid_from <= clock_timestamp()
-  ORDER BY p.valid_from DESC LIMIT 1;
+  WHERE p.provider = p_provider AND p.model = p_model AND p.superseded_at IS NULL
+    AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at);
   IF NOT FOUND THEN verdict := 'unpriced'; RETURN; END IF;
   SELECT q.* INTO STRICT plan FROM identity.tenants t JOIN identity.plans q ON q.name = t.plan WHERE t.tenant_id = p_tenant;
   -- Only products, which are exact: a quotient would be rounded once before.

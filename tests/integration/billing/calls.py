@@ -26,6 +26,7 @@ class Call:
     step: int = 1
     number: int = 1
     user_id: str | None = None
+    model: str = MODEL
 
     @property
     def attempt_id(self) -> UUID:
@@ -36,7 +37,7 @@ class Call:
         verdict = await owner.fetchval(
             "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)",
             *(self.attempt_id, self.tenant_id, self.user_id, self.task_id, fence, self.step, self.number),
-            *(PROVIDER, MODEL, input_bound, max_output),
+            *(PROVIDER, self.model, input_bound, max_output),
         )
         assert isinstance(verdict, str)
         return verdict
@@ -50,7 +51,7 @@ class Call:
             "user_id": self.user_id,
             "agent": "default",
             "provider": PROVIDER,
-            "model": MODEL,
+            "model": self.model,
             "step": self.step,
             "call": self.number,
             "fence": 1,

@@ -65,7 +65,7 @@ async def test_an_allowance_gives_no_more_than_was_charged(stage: Stage, pool: P
     call = Call(stage.new_tenant(free_allowance_usd="10"), uuid4())
     await _spend(pool, owner, call)
     closed = await _close(pool, call)
-    assert (closed.allowance, closed.owed) == (COST, 0)
+    assert (closed.allowance, closed.owed) == (COST, Decimal(0))
 
 
 async def test_a_closed_month_keeps_its_terms(stage: Stage, pool: Pool, owner: Pool) -> None:

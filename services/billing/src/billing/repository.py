@@ -45,16 +45,13 @@ async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -
 LISTED_PRICES = """
 SELECT r.attempt_id, p.*
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS r (attempt_id, provider, model, at)
-CROSS JOIN LATERAL (
-  SELECT * FROM billing.prices p
-  WHERE p.provider = r.provider AND p.model = r.model AND p.valid_from <= r.at
-  ORDER BY p.valid_from DESC LIMIT 1
-) p
+JOIN billing.prices p ON p.provider = r.provider AND p.model = r.model AND p.superseded_at IS NULL
+  AND p.valid_from <= r.at AND (p.valid_until IS NULL OR p.valid_until > r.at)
 """
 
 
 async def listed_prices(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Price]:
-    """The price that was valid when each call was made, by attempt; a model without one is left out."""
+    """The price that was valid when each call was made, as the book says now; by attempt, unpriced ones left out."""
     if not records:
         return {}
     asked = columns([(r.attempt_id, r.provider, r.model, r.recorded_at) for r in records])
