@@ -11,7 +11,7 @@ import pytest
 
 from billing.closing import Closed, MonthOpenError, UnknownTenantError, close_month
 from common.postgres import Pool, transaction
-from tests.integration.billing.calls import Call, settle
+from tests.integration.billing.calls import Call, spend_in
 from tests.stage import Stage
 
 COST = Decimal("0.0015")
@@ -21,19 +21,6 @@ MONTH = date(2026, 1, 1)
 async def _close(pool: Pool, call: Call, month: date = MONTH) -> Closed:
     async with transaction(pool, 20) as connection:
         return await close_month(connection, call.tenant_id, month)
-
-
-async def _spend(pool: Pool, owner: Pool, call: Call) -> None:
-    """A settled call in that month: its hold is moved there while it is open."""
-    assert await call.reserve(owner) == "held"
-    await owner.execute("UPDATE billing.holds SET day = $2 WHERE attempt_id = $1", call.attempt_id, MONTH)
-    columns = "tenant_id, scope, subject, period, cap, held, charged"
-    await owner.execute(
-        f"INSERT INTO billing.balances ({columns}) SELECT tenant_id, scope, subject, $2, cap, held, charged"
-        " FROM billing.balances WHERE tenant_id = $1 AND scope <> 'run' ON CONFLICT DO NOTHING",
-        *(call.tenant_id, MONTH),
-    )
-    await settle(pool, call.record())
 
 
 async def _entries(owner: Pool, call: Call) -> list[tuple[str, str, Decimal]]:
@@ -47,7 +34,7 @@ async def _entries(owner: Pool, call: Call) -> list[tuple[str, str, Decimal]]:
 
 async def test_a_month_posts_its_fee_and_what_is_free_once(stage: Stage, pool: Pool, owner: Pool) -> None:
     call = Call(stage.new_tenant(free_allowance_usd="0.001", monthly_fee_usd="49"), uuid4())
-    await _spend(pool, owner, call)
+    await spend_in(pool, owner, call, MONTH)
     closed = await _close(pool, call)
     assert (closed.charges, closed.allowance, closed.fee) == (COST, Decimal("0.001"), Decimal(49))
     assert closed.owed == Decimal("49.0005")
@@ -63,7 +50,7 @@ async def test_a_month_posts_its_fee_and_what_is_free_once(stage: Stage, pool: P
 
 async def test_an_allowance_gives_no_more_than_was_charged(stage: Stage, pool: Pool, owner: Pool) -> None:
     call = Call(stage.new_tenant(free_allowance_usd="10"), uuid4())
-    await _spend(pool, owner, call)
+    await spend_in(pool, owner, call, MONTH)
     closed = await _close(pool, call)
     assert (closed.allowance, closed.owed) == (COST, Decimal(0))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,13 +21,13 @@ from billing.sweeper import sweep_once
 from common.contracts.base import now
 from common.postgres import Pool
 from tests.integration.billing.calls import PROVIDER, Call, balances, ledger, settle
+from tests.integration.billing.conftest import Command
 from tests.integration.billing.test_sweeper import PATIENT
 from tests.servers import Servers
-from tests.stage import CATALOGUE, Stage, staged
+from tests.stage import Stage, staged
 
 CHEAPER = {"input": "0.5", "output": "2.5"}
 """Half of what the bundle has for the model of these tests."""
-Command = Callable[..., Awaitable[tuple[int, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +42,6 @@ def price_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "prices.yaml"
     monkeypatch.setenv("LANEWAY_PRICES_FILE", str(path))
     return path
-
-
-@pytest.fixture
-def command(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `laneway-billing` as billing; its exit code, and what it said."""
-    monkeypatch.setenv("LANEWAY_POSTGRES_DSN", stage.login("billing"))
-    monkeypatch.setenv("LANEWAY_CATALOGUE_DIR", str(CATALOGUE))
-
-    async def run(*arguments: str) -> tuple[int, str]:
-        capsys.readouterr()
-        code = await asyncio.to_thread(main, arguments)
-        return code, "".join(capsys.readouterr())
-
-    return run
 
 
 def _write(path: Path, model: str, **values: str) -> None:

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     groups = root.add_subparsers(required=True)
     _add_prices(groups.add_parser("prices", help="the price book").add_subparsers(required=True))
     _add_months(groups.add_parser("months", help="months that are over").add_subparsers(required=True))
+    _add_invoices(groups.add_parser("invoices", help="what tenants owe for them").add_subparsers(required=True))
     return root
 
 
@@ -57,6 +58,14 @@ def _add_months(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     close.add_argument("month", type=_argument(_month), help="as 2026-10")
     close.add_argument("--tenant", type=_argument(UUID), help="this one only")
     close.set_defaults(run=month_commands.close)
+
+
+def _add_invoices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    issue = commands.add_parser("issue", help="close a month and issue its invoices; after corrections, credit notes")
+    issue.add_argument("month", type=_argument(_month), help="as 2026-10")
+    issue.add_argument("--tenant", type=_argument(UUID), help="this one only")
+    issue.add_argument("--by", required=True, type=_argument(_words), help="who issues them")
+    issue.set_defaults(run=month_commands.issue)
 
 
 def _argument(parse: Callable[[str], Value]) -> Callable[[str], Value]:
