@@ -69,14 +69,18 @@ class Stage:
         """The broker's management API, as its administrator."""
         return httpx2.Client(base_url=self.servers.rabbit_management_url, timeout=15)
 
-    def new_tenant(self, **caps: str) -> UUID:
-        """A tenant with a plan of its own; caps in US dollars, by the names of the plan's columns."""
+    def new_tenant(self, **terms: str) -> UUID:
+        """A tenant with a plan of its own; caps, markup, allowance and fee by the names of the plan's columns."""
         tenant, plan = uuid4(), f"plan-{uuid4()}"
-        names = ("run_cap_usd", "user_day_cap_usd", "tenant_day_cap_usd", "tenant_month_cap_usd")
+        caps = ("run_cap_usd", "user_day_cap_usd", "tenant_day_cap_usd", "tenant_month_cap_usd")
+        columns = {**dict.fromkeys(caps, "1000"), **terms}
         with psycopg.connect(_database(self.servers, self.name)) as connection:
             connection.execute(
-                "INSERT INTO identity.plans VALUES (%s, 'free', 1000, 1000, %s, %s, %s, %s)",
-                (plan, *(caps.get(name, "1000") for name in names)),
+                SQL(
+                    "INSERT INTO identity.plans (name, tier, requests_per_minute, max_outstanding, {})"
+                    " VALUES (%s, 'free', 1000, 1000, {})"
+                ).format(SQL(", ").join(map(Identifier, columns)), SQL(", ").join(SQL("%s") for _ in columns)),
+                (plan, *columns.values()),
             )
             connection.execute("INSERT INTO identity.tenants VALUES (%s, 'test', %s)", (tenant, plan))
         return tenant

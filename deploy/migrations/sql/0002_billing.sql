@@ -86,7 +86,7 @@ CREATE INDEX usage_of_task ON billing.usage (task_id);
 CREATE INDEX usage_of_tenant ON billing.usage (tenant_id, recorded_at);
 CALL identity.protect('billing.usage', 'laneway_billing');
 
--- Double entry: the entries of one attempt sum to zero. Debits are positive. Append-only for every role.
+-- Double entry: the lines of one entry sum to zero. Debits are positive. Append-only for every role.
 CREATE TABLE billing.ledger (
   attempt_id uuid NOT NULL,
   account text NOT NULL,
@@ -109,9 +109,9 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON billing.ledger
 CREATE FUNCTION billing.refuse_imbalance() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE wrong uuid;
 BEGIN
-  SELECT attempt_id INTO wrong FROM posted GROUP BY attempt_id HAVING sum(amount) <> 0 LIMIT 1;
+  SELECT entry_id INTO wrong FROM posted GROUP BY entry_id HAVING sum(amount) <> 0 LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'the entries of attempt % do not sum to zero', wrong USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'the lines of entry % do not sum to zero', wrong USING ERRCODE = 'check_violation';
   END IF;
   RETURN NULL;
 END $$;
@@ -170,18 +170,21 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   price billing.prices;
   plan identity.plans;
-  today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+  at timestamptz := clock_timestamp();
+  today date := (at AT TIME ZONE 'UTC')::date;
   scopes text[] := ARRAY['run', 'tenant_day', 'tenant_month', 'user_day'];
   subjects text[]; periods date[]; caps numeric[];
 BEGIN
   SELECT h.amount INTO amount FROM billing.holds h WHERE h.attempt_id = p_attempt;
   IF FOUND THEN verdict := 'held'; RETURN; END IF;
   SELECT * INTO price FROM billing.prices p
-  WHERE p.provider = p_provider AND p.model = p_model AND p.valid_from <= clock_timestamp()
-  ORDER BY p.valid_from DESC LIMIT 1;
+  WHERE p.provider = p_provider AND p.model = p_model AND p.superseded_at IS NULL
+    AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at);
   IF NOT FOUND THEN verdict := 'unpriced'; RETURN; END IF;
   SELECT q.* INTO STRICT plan FROM identity.tenants t JOIN identity.plans q ON q.name = t.plan WHERE t.tenant_id = p_tenant;
-  amount := round((p_input_bound * price.input_ceiling_mtok + p_max_output * price.output_mtok) / 1000000, 10);
+  -- Only products, which are exact: a quotient would be rounded once before.
+  amount := round((p_input_bound * price.input_ceiling_mtok + p_max_output * price.output_mtok) * 0.000001
+                  * (1 + plan.markup_percent * 0.01), 10);
   subjects := ARRAY[p_task::text, '', '', coalesce(p_user, '')];
   periods := ARRAY['epoch'::date, today, date_trunc('month', today)::date, today];
   caps := ARRAY[least(coalesce(p_run_cap, plan.run_cap_usd), plan.run_cap_usd), plan.tenant_day_cap_usd,
@@ -197,8 +200,10 @@ BEGIN
     END LOOP;
   EXCEPTION WHEN SQLSTATE 'LW001' THEN RETURN;  -- what was added to earlier scopes is rolled back with this block
   END;
-  INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, fence, step, call, provider, model, price_id, amount, day)
-  VALUES (p_attempt, p_tenant, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model, price.price_id, amount, today);
+  INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, fence, step, call, provider, model, price_id,
+                             markup_percent, amount, day)
+  VALUES (p_attempt, p_tenant, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model, price.price_id,
+          plan.markup_percent, amount, today);
   verdict := 'held';
 END $$;
 REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.lock_balances FROM PUBLIC;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,7 @@ class Call:
     step: int = 1
     number: int = 1
     user_id: str | None = None
+    model: str = MODEL
 
     @property
     def attempt_id(self) -> UUID:
@@ -36,7 +38,7 @@ class Call:
         verdict = await owner.fetchval(
             "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)",
             *(self.attempt_id, self.tenant_id, self.user_id, self.task_id, fence, self.step, self.number),
-            *(PROVIDER, MODEL, input_bound, max_output),
+            *(PROVIDER, self.model, input_bound, max_output),
         )
         assert isinstance(verdict, str)
         return verdict
@@ -50,7 +52,7 @@ class Call:
             "user_id": self.user_id,
             "agent": "default",
             "provider": PROVIDER,
-            "model": MODEL,
+            "model": self.model,
             "step": self.step,
             "call": self.number,
             "fence": 1,
@@ -75,3 +77,18 @@ async def ledger(owner: Pool, attempt: UUID) -> dict[str, Decimal]:
     """Amount by account."""
     rows = await owner.fetch("SELECT account, amount FROM billing.ledger WHERE attempt_id = $1", attempt)
     return {row["account"]: row["amount"] for row in rows}
+
+
+async def spend_in(pool: Pool, owner: Pool, call: Call, month: date) -> None:
+    """A settled call in that month: its hold is moved there while it is open."""
+    assert await call.reserve(owner) == "held"
+    await owner.execute("UPDATE billing.holds SET day = $2 WHERE attempt_id = $1", call.attempt_id, month)
+    await owner.execute(
+        "INSERT INTO billing.balances AS b (tenant_id, scope, subject, period, cap, held)"
+        " SELECT o.tenant_id, o.scope, o.subject, h.day, o.cap, h.amount FROM billing.holds h"
+        " JOIN billing.balances o ON o.tenant_id = h.tenant_id AND o.subject IN ('', h.user_id) AND o.period <> h.day"
+        " WHERE h.attempt_id = $1 AND o.scope <> 'run'"
+        " ON CONFLICT (tenant_id, scope, subject, period) DO UPDATE SET held = b.held + excluded.held",
+        call.attempt_id,
+    )
+    await settle(pool, call.record())

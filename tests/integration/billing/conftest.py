@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from uuid import uuid4
 
 import pytest
 
+from billing.console import main
 from common import postgres
 from common.postgres import Pool
 from tests.integration.billing.calls import Call
 from tests.servers import Servers
-from tests.stage import Stage, staged
+from tests.stage import CATALOGUE, Stage, staged
+
+Command = Callable[..., Awaitable[tuple[int, str]]]
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +42,17 @@ async def owner(stage: Stage) -> AsyncIterator[Pool]:
 def call(stage: Stage) -> Call:
     """A call of a new tenant's new task."""
     return Call(stage.new_tenant(), uuid4(), user_id="anna")
+
+
+@pytest.fixture
+def command(stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `laneway-billing` as billing; its exit code, and what it said."""
+    monkeypatch.setenv("LANEWAY_POSTGRES_DSN", stage.login("billing"))
+    monkeypatch.setenv("LANEWAY_CATALOGUE_DIR", str(CATALOGUE))
+
+    async def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(main, arguments)
+        return code, "".join(capsys.readouterr())
+
+    return run

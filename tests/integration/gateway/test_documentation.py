@@ -16,14 +16,14 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, conversation_documents, documents, schedule_documents
+from gateway import batch_documents, conversation_documents, documents, invoice_documents, schedule_documents
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
-_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents)
+_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents, invoice_documents)
 
 
 class _Document:
@@ -86,6 +86,16 @@ async def test_every_success_is_as_described(
     await _finished(gateway, tenant.id, UUID(task["id"]))
     for path, route in (("/v1/tasks", "/v1/tasks"), (task["links"]["self"], own), ("/v1/usage", "/v1/usage")):
         document.check(route, await client.get(path, headers=tenant.headers))
+    for base, headers in (
+        ("/v1", tenant.headers),
+        (f"/v1/admin/tenants/{tenant.id}", _ADMIN),
+    ):
+        route = "/v1" if base == "/v1" else "/v1/admin/tenants/{tenant_id}"
+        document.check(f"{route}/invoices", await client.get(f"{base}/invoices", headers=headers))
+        month = f"{base}/invoices/{now():%Y-%m}"
+        document.check(f"{route}/invoices/{{month}}", await client.get(month, headers=headers))
+        lines = await client.get(f"{month}/lines.csv", headers=headers)
+        document.check(f"{route}/invoices/{{month}}/lines.csv", lines)
     async with client.stream("POST", "/v1/chat/stream", json={"input": "x"}, headers=tenant.headers) as chat:
         chatted = UUID(chat.headers["x-laneway-task-id"])
         await streams.append(
@@ -210,8 +220,9 @@ async def _finished(gateway: Running, tenant_id: UUID, task_id: UUID) -> None:
     await gateway.database.execute(
         "INSERT INTO billing.usage (attempt_id, tenant_id, task_id, agent, provider, model, step, call,"
         " input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,"
-        " reasoning_tokens, vector, estimated, charge, metadata, recorded_at)"
-        " VALUES ($1, $2, $3, 'default', 'anthropic', 'm', 1, 1, 10, 0, 0, 0, 5, 0, '{}', false, 0.5, '{}', now())",
+        " reasoning_tokens, vector, estimated, price_id, cost, charge, variance, metadata, recorded_at)"
+        " VALUES ($1, $2, $3, 'default', 'anthropic', 'm', 1, 1, 10, 0, 0, 0, 5, 0, '{}', false,"
+        " (SELECT min(price_id) FROM billing.prices), 0.5, 0.5, 0, '{}', now())",
         uuid4(),
         tenant_id,
         task_id,

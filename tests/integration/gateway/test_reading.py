@@ -67,13 +67,15 @@ async def _charged(gateway: Running, tenant: Tenant, task_id: UUID, charge: str,
         await gateway.database.execute(
             "INSERT INTO billing.usage (attempt_id, tenant_id, task_id, agent, provider, model, step, call,"
             " input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,"
-            " reasoning_tokens, vector, estimated, charge, metadata, recorded_at)"
-            " VALUES ($1, $2, $3, 'default', 'anthropic', 'm', 1, 1, 10, 0, 0, 0, 5, 0, '{}', false, $4, '{}', $5)",
+            " reasoning_tokens, vector, estimated, price_id, cost, charge, variance, metadata, recorded_at)"
+            " VALUES ($1, $2, $3, 'default', 'anthropic', 'm', 1, 1, 10, 0, 0, 0, 5, 0, '{}', false, $6,"
+            " $4, $4, 0, '{}', $5)",
             attempt,
             tenant.id,
             task_id,
             Decimal(charge),
             _BEGAN,
+            price,
         )
 
 

@@ -15,6 +15,7 @@ from common.contracts.usage import Usage
 published = st.decimals(min_value="0.0001", max_value=1000, places=4)
 rates = st.builds(Rates, published, published, published, published, published)
 amounts = st.decimals(min_value=0, max_value=10_000, places=10)
+markups = st.decimals(min_value=0, max_value=999, places=4)
 counts = st.integers(min_value=0, max_value=1_000_000)
 classes = ("input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens")
 usages = st.builds(Usage, **dict.fromkeys(classes, counts))
@@ -50,12 +51,24 @@ def test_what_was_held_for_the_dearest_input_class_is_enough(usage: Usage, at: R
     assert price(usage, at) <= price(usage, worst)
 
 
-@given(amounts, amounts)
-def test_no_charge_exceeds_its_hold_and_nothing_is_lost(cost: Decimal, held: Decimal) -> None:
-    settlement = settle(cost, held)
-    assert 0 <= settlement.charge <= held
-    assert settlement.variance >= 0
-    assert settlement.charge + settlement.variance == cost
+@given(amounts, amounts, amounts)
+def test_no_charge_exceeds_its_hold_and_nothing_is_lost(cost: Decimal, owed: Decimal, held: Decimal) -> None:
+    settlement = settle(cost, owed, held)
+    assert 0 <= settlement.charge <= min(owed, held)
+    assert settlement.variance == max(cost - settlement.charge, 0)
+
+
+@given(usages, rates, markups, st.data())
+def test_what_was_held_with_its_markup_is_enough(usage: Usage, at: Rates, markup: Decimal, data: st.DataObject) -> None:
+    """As `billing.reserve` computes it: bounds of tokens at the dearest input rate, times the same markup."""
+    ceiling = max(at.input, at.cache_read, at.cache_write_5m, at.cache_write_1h)
+    bound = usage.total_input_tokens + data.draw(counts)
+    worst = price(
+        Usage(input_tokens=min(bound, 100_000_000), output_tokens=usage.output_tokens),
+        Rates(ceiling, ceiling, ceiling, ceiling, at.output),
+        markup,
+    )
+    assert price(usage, at) <= price(usage, at, markup) <= worst
 
 
 def test_rounding_is_half_up_at_ten_digits() -> None:
@@ -69,3 +82,10 @@ def test_large_amounts_are_exact() -> None:
     rate = Decimal("9999999999.9999999999")
     usage = Usage(**dict.fromkeys(classes, 100_000_000))
     assert price(usage, Rates(rate, rate, rate, rate, rate)) == Decimal("4999999999999.9999999500")
+
+
+def test_a_markup_is_rounded_once_with_the_cost() -> None:
+    # 0.00005 a token is 0.00000000005 at first; half of it more is below one unit, and half up makes it one.
+    rate = Decimal("0.00004")
+    assert price(Usage(input_tokens=1), Rates(rate, rate, rate, rate, rate)) == 0
+    assert price(Usage(input_tokens=1), Rates(rate, rate, rate, rate, rate), Decimal(25)) == Decimal("0.0000000001")

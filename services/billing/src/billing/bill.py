@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, date
 from decimal import Decimal
 
+from billing.ledger import Entry, Source, usage_entry
 from billing.pricebook import Rates
 from billing.pricing import NOTHING, Settlement, price, settle
 from common.contracts import UsageRecorded
@@ -22,22 +24,45 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What was held for an attempt, at which price."""
+    """What was held for an attempt, at which price and markup, and on which day of its tenant."""
 
     amount: Decimal
     state: str
     price: Price
+    day: date
+    markup_percent: Decimal = NOTHING
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether a charge can still be made against it."""
+        return self.state in _UNRESOLVED
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What becomes of a record. Without a price it has no cost, and is never charged."""
+    """What becomes of a record. Without a price it has no settlement, and is never charged."""
 
     record: UsageRecorded
+    hold: Hold | None = None
     price_id: int | None = None
-    cost: Decimal | None = None
     settlement: Settlement | None = None
-    held: bool = False
+    owed: Decimal = NOTHING
+    """What it would be charged if more had been held."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it resolves its hold."""
+        return self.hold is not None and self.hold.unresolved
+
+    @property
+    def entry(self) -> Entry | None:
+        """What is posted."""
+        if self.settlement is None or self.price_id is None:
+            return None
+        record = self.record
+        source = Source(record.attempt_id, record.attempt_id if self.hold else None, self.price_id)
+        day = self.hold.day if self.hold else record.recorded_at.astimezone(UTC).date()
+        return usage_entry(source, record.tenant_id, day.replace(day=1), self.settlement, record.provider)
 
 
 def bill(record: UsageRecorded, hold: Hold | None, listed: Price | None) -> Bill:
@@ -48,7 +73,7 @@ def bill(record: UsageRecorded, hold: Hold | None, listed: Price | None) -> Bill
     applied = hold.price if hold else listed
     if applied is None:
         return Bill(record)
-    cost = price(record.usage, applied.rates)
-    held = hold is not None and hold.state in _UNRESOLVED
-    owed = hold.amount if hold and held and not record.unanswered else NOTHING
-    return Bill(record, applied.price_id, cost, settle(cost, owed), held)
+    cost, owed, held = price(record.usage, applied.rates), NOTHING, NOTHING
+    if hold and hold.unresolved and not record.unanswered:
+        owed, held = price(record.usage, applied.rates, hold.markup_percent), hold.amount
+    return Bill(record, hold, applied.price_id, settle(cost, owed, held), owed)

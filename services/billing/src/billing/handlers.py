@@ -51,7 +51,7 @@ async def _settle(connection: Connection, records: Sequence[UsageRecorded]) -> _
     bills = [bill(r, holds.get(r.attempt_id), listed.get(r.attempt_id)) for r in firsts.values()]
     new = await repository.file_usage(connection, bills)
     filed = [one for one in bills if one.record.attempt_id in new]
-    await repository.post(connection, filed)
+    await repository.post(connection, [one.entry for one in filed if one.entry])
     await repository.resolve_holds(
         connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
     )
@@ -77,7 +77,10 @@ def _report_bill(one: Bill) -> None:
         metrics.SETTLED.inc()
     else:
         metrics.UNHELD.inc()
-        _log.error("usage.unheld", cost=str(one.cost), **_names(one.record))
+        _log.error("usage.unheld", cost=str(one.settlement.cost), **_names(one.record))
+    if one.owed > one.settlement.charge:
+        metrics.OVER_HOLD.inc()
+        _log.error("usage.over_hold", owed=str(one.owed), charge=str(one.settlement.charge), **_names(one.record))
     if one.settlement.variance:
         metrics.VARIANCE.inc(float(one.settlement.variance))
         _log.warning("usage.variance", variance=str(one.settlement.variance), **_names(one.record))

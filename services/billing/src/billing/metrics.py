@@ -9,13 +9,21 @@ DUPLICATES = Counter("laneway_billing_duplicates", "Usage records that were know
 CONFLICTS = Counter(
     "laneway_billing_conflicts", "Usage records repeated with other numbers, and ignored; alert above 0"
 )
-UNPRICED = Counter("laneway_billing_unpriced", "Usage records without a price, never charged; alert above 0")
+UNPRICED = Counter("laneway_billing_unpriced", "Usage records that came without a price, never charged; alert above 0")
+PRICED_LATER = Counter("laneway_billing_priced_later", "Usage records that were unpriced until their price came")
 UNHELD = Counter("laneway_billing_unheld", "Usage records without an open hold, paid by the platform; alert above 0")
-VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost above what was held, paid by the platform")
+OVER_HOLD = Counter(
+    "laneway_billing_over_hold",
+    "Usage records that came to more than was held, and were charged what was; alert above 0",
+)
+VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost that no tenant was charged")
 VOIDED = Counter("laneway_billing_voided", "Holds given up because their usage record never came")
 VOIDED_USD = Counter("laneway_billing_voided_usd", "What those holds held, in US dollars")
 
 UNRESOLVED = Gauge("laneway_billing_holds", "Holds that are not resolved", ["state"])
+UNPRICED_NOW = Gauge(
+    "laneway_billing_unpriced_usage", "Usage records that have no price yet, 10,000 at most; alert above 0"
+)
 
 BATCH_RECORDS = Histogram(
     "laneway_billing_batch_records", "Records in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -1,7 +1,7 @@
 """What the catalogue's models cost, from the price bundle that is pinned with the code.
 
-The bundle is read as it was shipped, never updated in the background: prices change by a new lock, a new row with its
-date, and nothing else. Rates are US dollars for a million tokens.
+The bundle is read as it was shipped, never updated in the background: prices change by a new lock, a reviewed
+difference, and nothing else. Rates are US dollars for a million tokens.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class BookedPrice:
 _SCRIPTED = Rates(Decimal(1), Decimal(1), Decimal(1), Decimal(1), Decimal(2))
 
 
-def bundled_prices(catalogue: Catalogue) -> list[BookedPrice]:
-    """The price of each model. Raises `ConfigurationError` naming a model that the bundle does not know."""
-    return [_booked(model) for model in catalogue.models]
+def bundled_prices(catalogue: Catalogue, at: datetime | None = None) -> list[BookedPrice]:
+    """The price of each model, at a time or now. Raises `ConfigurationError` naming a model that the bundle lacks."""
+    return [_booked(model, at or datetime.now(UTC)) for model in catalogue.models]
 
 
-def _booked(model: Model) -> BookedPrice:
+def _booked(model: Model, at: datetime) -> BookedPrice:
     if model.provider == "scripted":
         return BookedPrice(model.provider, model.name, _SCRIPTED, "scripted")
-    return BookedPrice(model.provider, model.name, _rates(model), f"{_BUNDLE} {version(_BUNDLE)}")
+    return BookedPrice(model.provider, model.name, _rates(model, at), f"{_BUNDLE} {version(_BUNDLE)}")
 
 
-def _rates(model: Model) -> Rates:
-    prices = _bundle_entry(model)
+def _rates(model: Model, at: datetime) -> Rates:
+    prices = _bundle_entry(model, at)
     base = _required(model, prices, "input_mtok")
     write_5m, write_1h = _writes(model, prices, base)
     return Rates(
@@ -83,8 +83,8 @@ def _writes(model: Model, prices: ModelPrice, base: Decimal) -> tuple[Decimal, D
     return write, write_1h or write
 
 
-def _bundle_entry(model: Model) -> ModelPrice:
-    # Only the seed job needs this large module, and only it shall load it. The library's own `get_snapshot` would
+def _bundle_entry(model: Model, at: datetime) -> ModelPrice:
+    # Only jobs need this large module, and only they shall load it. The library's own `get_snapshot` would
     # hand out whatever was set last in this process; this is the bundle itself.
     from genai_prices.data import providers
 
@@ -97,7 +97,7 @@ def _bundle_entry(model: Model) -> ModelPrice:
             f"The model {model.name!r} has no price: the price bundle knows no {model.price.model!r} of "
             f"{model.price.provider!r}. Correct its `price` in the catalogue's models.yaml."
         ) from error
-    return found.get_prices(datetime.now(UTC))
+    return found.get_prices(at)
 
 
 def _required(model: Model, prices: ModelPrice, name: str) -> Decimal:

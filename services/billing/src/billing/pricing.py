@@ -11,6 +11,7 @@ from common.contracts.usage import Usage
 # As PostgreSQL keeps amounts: NUMERIC(20, 10).
 _UNIT = Decimal("1e-10")
 _PER_MILLION = Decimal("1e-6")
+_PERCENT = Decimal("0.01")
 # Enough digits for every product and sum: nothing is rounded before the one rounding at the end.
 _EXACT = Context(prec=60, rounding=ROUND_HALF_UP)
 
@@ -19,14 +20,22 @@ NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a call costs, split: the tenant is charged no more than was held, the platform bears the rest."""
+    """What a call cost, and what its tenant is charged for it; cost that no charge recovers is the platform's."""
 
+    cost: Decimal
     charge: Decimal
-    variance: Decimal
+
+    @property
+    def variance(self) -> Decimal:
+        """What the platform bears."""
+        return max(self.cost - self.charge, NOTHING)
 
 
-def price(usage: Usage, rates: Rates) -> Decimal:
-    """The cost of one call, rounded once, half up. Reasoning is a part of the output and is not counted again."""
+def price(usage: Usage, rates: Rates, markup_percent: Decimal = NOTHING) -> Decimal:
+    """What one call comes to, rounded once, half up: its cost or, with a plan's markup, what its tenant owes.
+
+    Reasoning is a part of the output and is not counted again.
+    """
     with localcontext(_EXACT):
         total = (
             usage.input_tokens * rates.input
@@ -35,10 +44,9 @@ def price(usage: Usage, rates: Rates) -> Decimal:
             + usage.cache_write_1h_tokens * rates.cache_write_1h
             + usage.output_tokens * rates.output
         )
-        return (total * _PER_MILLION).quantize(_UNIT)
+        return (total * _PER_MILLION * (1 + markup_percent * _PERCENT)).quantize(_UNIT)
 
 
-def settle(cost: Decimal, held: Decimal) -> Settlement:
+def settle(cost: Decimal, owed: Decimal, held: Decimal) -> Settlement:
     """Charge what was held at most."""
-    charge = min(cost, held)
-    return Settlement(charge, cost - charge)
+    return Settlement(cost, min(owed, held))

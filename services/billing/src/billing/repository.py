@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from billing.bill import Bill, Hold, Price
-from billing.ledger import entries
+from billing.ledger import Entry
 from billing.pricebook import Rates
 from common.contracts import UsageRecorded
 from common.postgres import to_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from common.postgres import Connection
 
 LOCK_HOLDS = """
-SELECT h.attempt_id, h.tenant_id, h.amount, h.state, p.*
+SELECT h.attempt_id, h.tenant_id, h.amount, h.state, h.day, h.markup_percent, p.*
 FROM billing.holds h JOIN billing.prices p USING (price_id)
 WHERE h.attempt_id = ANY ($1::uuid[])
 ORDER BY h.attempt_id FOR NO KEY UPDATE OF h
@@ -36,7 +36,7 @@ async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -
     tenants = {record.attempt_id: record.tenant_id for record in records}
     rows = await connection.fetch(LOCK_HOLDS, list(tenants))
     return {
-        row["attempt_id"]: Hold(row["amount"], row["state"], _price(row))
+        row["attempt_id"]: Hold(row["amount"], row["state"], price_of(row), row["day"], row["markup_percent"])
         for row in rows
         if row["tenant_id"] == tenants[row["attempt_id"]]
     }
@@ -45,20 +45,17 @@ async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -
 LISTED_PRICES = """
 SELECT r.attempt_id, p.*
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS r (attempt_id, provider, model, at)
-CROSS JOIN LATERAL (
-  SELECT * FROM billing.prices p
-  WHERE p.provider = r.provider AND p.model = r.model AND p.valid_from <= r.at
-  ORDER BY p.valid_from DESC LIMIT 1
-) p
+JOIN billing.prices p ON p.provider = r.provider AND p.model = r.model AND p.superseded_at IS NULL
+  AND p.valid_from <= r.at AND (p.valid_until IS NULL OR p.valid_until > r.at)
 """
 
 
 async def listed_prices(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Price]:
-    """The price that was valid when each call was made, by attempt; a model without one is left out."""
+    """The price that was valid when each call was made, as the book says now; by attempt, unpriced ones left out."""
     if not records:
         return {}
-    columns = _columns([(r.attempt_id, r.provider, r.model, r.recorded_at) for r in records])
-    return {row["attempt_id"]: _price(row) for row in await connection.fetch(LISTED_PRICES, *columns)}
+    asked = columns([(r.attempt_id, r.provider, r.model, r.recorded_at) for r in records])
+    return {row["attempt_id"]: price_of(row) for row in await connection.fetch(LISTED_PRICES, *asked)}
 
 
 # The attempt is the key: a record that was filed before changes nothing, whoever delivers it again. Sorted, so that
@@ -85,7 +82,7 @@ RETURNING attempt_id
 
 async def file_usage(connection: Connection, bills: Sequence[Bill]) -> set[UUID]:
     """File the records; the attempts that were not known before."""
-    rows = await connection.fetch(FILE_USAGE, *_columns([_usage_row(bill) for bill in bills]))
+    rows = await connection.fetch(FILE_USAGE, *columns([_usage_row(bill) for bill in bills]))
     return {row["attempt_id"] for row in rows}
 
 
@@ -96,7 +93,7 @@ def _usage_row(bill: Bill) -> tuple[Any, ...]:
     read = (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens)
     written = (usage.output_tokens, usage.reasoning_tokens)
     told = (usage.model_dump_json(), record.estimated, record.provider_request_id)
-    split = (settlement.charge, settlement.variance) if settlement else (None, None)
+    amounts = (settlement.cost, settlement.charge, settlement.variance) if settlement else (None, None, None)
     return (
         *who,
         *where,
@@ -104,8 +101,7 @@ def _usage_row(bill: Bill) -> tuple[Any, ...]:
         *written,
         *told,
         bill.price_id,
-        bill.cost,
-        *split,
+        *amounts,
         to_json(record.metadata),
         record.recorded_at,
     )
@@ -124,21 +120,25 @@ async def conflicting(connection: Connection, repeated: Sequence[UsageRecorded])
 
 
 POST = """
-INSERT INTO billing.ledger (attempt_id, account, tenant_id, amount, price_id)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::numeric[], $5::bigint[])
+INSERT INTO billing.ledger (entry_id, kind, account, tenant_id, month, amount, attempt_id, hold_id, price_id, reverses)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::date[], $6::numeric[], $7::uuid[], $8::uuid[],
+                     $9::bigint[], $10::uuid[])
 """
 
 
-async def post(connection: Connection, bills: Sequence[Bill]) -> None:
-    """Post the entries of calls that were not known before."""
-    rows = [
-        (bill.record.attempt_id, entry.account, bill.record.tenant_id, entry.amount, bill.price_id)
-        for bill in bills
-        if bill.settlement
-        for entry in entries(bill.settlement, bill.record.provider)
+async def post(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Post entries that were not posted before; those without lines are none."""
+    if rows := [row for entry in entries for row in _ledger_rows(entry)]:
+        await connection.execute(POST, *columns(rows))
+
+
+def _ledger_rows(entry: Entry) -> list[tuple[Any, ...]]:
+    source = entry.source
+    named = (source.attempt_id, source.hold_id, source.price_id) if source else (None, None, None)
+    return [
+        (entry.entry_id, entry.kind, line.account, entry.tenant_id, entry.month, line.amount, *named, entry.reverses)
+        for line in entry.lines
     ]
-    if rows:
-        await connection.execute(POST, *_columns(rows))
 
 
 # A hold is resolved once: settled with its charge, or voided where that is NULL. The same statement moves what it held
@@ -198,7 +198,8 @@ async def count_keeping_up(connection: Connection, lag: timedelta) -> int:
     return count
 
 
-def _price(row: asyncpg.Record) -> Price:
+def price_of(row: asyncpg.Record) -> Price:
+    """A row with the columns of `billing.prices`."""
     return Price(
         row["price_id"],
         Rates(
@@ -211,5 +212,6 @@ def _price(row: asyncpg.Record) -> Price:
     )
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The parameters of a statement that unnests them."""
     return list(zip(*rows, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, Field
 
 from common.settings import Health, Postgres, Rabbit, Seconds, ServiceSettings
@@ -23,3 +25,28 @@ class BillingSettings(ServiceSettings):
     postgres: Postgres
     health: Health = Health()
     sweep: Sweep = Sweep()
+
+
+class CatalogueFiles(BaseModel):
+    """Where the operator's YAML files are."""
+
+    dir: Path
+
+
+class PriceFiles(BaseModel):
+    """Where one's own prices are."""
+
+    file: Path | None = Field(default=None, description="YAML, see billing.own_prices; unset: the bundle's alone")
+
+
+class ConsoleSettings(ServiceSettings):
+    """What `laneway-billing` needs, for all of its commands."""
+
+    postgres: Postgres
+
+
+class PriceSettings(ConsoleSettings):
+    """What it needs to compare the price book with what is wanted."""
+
+    catalogue: CatalogueFiles
+    prices: PriceFiles = PriceFiles()

@@ -1,6 +1,7 @@
-"""Holds whose usage record never came: first in doubt, then given up. The platform, not the tenant, pays for those.
+"""What nothing else comes back to: holds whose usage record never came, and usage whose price had not come.
 
-A hold in doubt still counts against its tenant, and a record that comes late still settles it.
+Such a hold is first in doubt, then given up: the platform, not the tenant, pays. In doubt it still counts against its
+tenant, and a record that comes late still settles it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from datetime import timedelta
 import asyncpg
 import structlog
 
-from billing import metrics, repository
+from billing import correction_records, metrics, repository
+from billing.correcting import Correction
 from billing.drain import Drain
+from billing.rerating import put_right
 from billing.settings import Sweep
 from common.errors import Unavailable
 from common.postgres import Connection, Pool, transaction
@@ -46,6 +49,7 @@ COUNT = """
 SELECT count(*) FILTER (WHERE state = 'open') AS open, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt
 FROM billing.holds WHERE state IN ('open', 'in_doubt')
 """
+COUNT_UNPRICED = "SELECT count(*) FROM (SELECT FROM billing.usage WHERE price_id IS NULL LIMIT 10000) AS first_ones"
 
 
 async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, drain: Drain) -> None:
@@ -61,15 +65,20 @@ async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, drain: Drain) 
 async def sweep_once(pool: Pool, timeout: float, sweep: Sweep, *, void: bool) -> None:
     """Move what is due; without `void` nothing is given up, because its record may only be on its way."""
     async with transaction(pool, timeout) as connection:
-        voided = []
+        voided, priced = [], list[Correction]()
         if await connection.fetchval(ONE_AT_A_TIME):
+            priced = await put_right(connection, await correction_records.unpriced_with_a_price(connection, sweep.size))
             await connection.execute(DOUBT, timedelta(seconds=sweep.grace), sweep.size)
             voided = await _void(connection, sweep) if void else []
         unresolved = await connection.fetchrow(COUNT)
+        unpriced = await connection.fetchval(COUNT_UNPRICED)
     for state, count in (unresolved or {}).items():
         metrics.UNRESOLVED.labels(state).set(count)
+    metrics.UNPRICED_NOW.set(unpriced)
     for hold in voided:
         _report(hold)
+    for one in priced:
+        _report_priced(one)
 
 
 async def _void(connection: Connection, sweep: Sweep) -> list[asyncpg.Record]:
@@ -87,4 +96,15 @@ def _report(hold: asyncpg.Record) -> None:
         task_id=str(hold["task_id"]),
         tenant_id=str(hold["tenant_id"]),
         amount=str(hold["amount"]),
+    )
+
+
+def _report_priced(one: Correction) -> None:
+    metrics.PRICED_LATER.inc()
+    metrics.VARIANCE.inc(float(one.settlement.variance))
+    _log.warning(
+        "usage.priced_later",
+        attempt_id=str(one.filed.attempt_id),
+        tenant_id=str(one.filed.tenant_id),
+        cost=str(one.settlement.cost),
     )

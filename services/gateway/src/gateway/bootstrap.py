@@ -35,6 +35,7 @@ from gateway.conversation_records import Conversations
 from gateway.database import Database
 from gateway.hub import Hub
 from gateway.identities import Identities
+from gateway.invoice_records import Invoices
 from gateway.lane_records import LaneRecords
 from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
@@ -46,6 +47,7 @@ from gateway.principals import Principals
 from gateway.records import Records
 from gateway.routes import admin, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
+from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
 from gateway.routes.schedules import (
     changing_schedules,
@@ -129,7 +131,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             metrics=metrics,
             tracing=tracing,
         )
-        schedules = Schedules(database)
+        schedules, invoices = Schedules(database), Invoices(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
         lane_records = LaneRecords(database)
         lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
@@ -156,6 +158,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 reading_schedules(principals, schedules),
                 *conversations.conversations(principals, Conversations(database), many),
                 usage.reporting(principals, UsageReport(database)),
+                invoicing(principals, invoices),
+                invoices_of_tenants(administration, invoices),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),

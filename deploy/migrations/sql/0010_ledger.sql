@@ -1,0 +1,122 @@
+SET ROLE laneway_owner;
+
+-- What a tenant is charged beside what the provider is paid: the plan's markup on the cost of each call, what of a
+-- month's charges the plan gives away, and its fee for each month.
+ALTER TABLE identity.plans
+  ADD COLUMN markup_percent numeric(7, 4) NOT NULL DEFAULT 0 CHECK (markup_percent >= 0 AND markup_percent < 'NaN'),
+  ADD COLUMN free_allowance_usd numeric(20, 10) NOT NULL DEFAULT 0
+    CHECK (free_allowance_usd >= 0 AND free_allowance_usd < 'NaN'),
+  ADD COLUMN monthly_fee_usd numeric(20, 10) NOT NULL DEFAULT 0 CHECK (monthly_fee_usd >= 0 AND monthly_fee_usd < 'NaN');
+
+-- The markup is the hold's: a plan that changes during a call changes neither what was held nor what is charged.
+ALTER TABLE billing.holds ADD COLUMN markup_percent numeric(7, 4) NOT NULL DEFAULT 0;
+
+-- How often its amounts were corrected. They are those of its last entry in the ledger, which has all of them. Without a
+-- price it is unpriced: it has no amounts, and is no call that cost nothing.
+ALTER TABLE billing.usage ADD COLUMN revision integer NOT NULL DEFAULT 0;
+ALTER TABLE billing.usage ADD CONSTRAINT priced_whole_or_not CHECK (num_nulls(price_id, cost, charge, variance) IN (0, 4));
+ALTER TABLE billing.usage ADD CONSTRAINT variance_is_uncharged_cost CHECK (variance = greatest(cost - charge, 0));
+CREATE INDEX usage_unpriced ON billing.usage (attempt_id) WHERE price_id IS NULL;
+GRANT UPDATE (price_id, cost, charge, variance, revision) ON billing.usage TO laneway_billing;
+
+-- The ledger's lines. Those with one `entry_id` are an entry: they sum to zero and are posted together. `month` is the one
+-- it is invoiced with: of the day on which the hold was taken, whenever it is posted.
+ALTER TABLE billing.ledger
+  ADD COLUMN entry_id uuid,
+  ADD COLUMN kind text NOT NULL DEFAULT 'usage'
+    CHECK (kind IN ('usage', 'reversal', 'correction', 'fee', 'allowance')),
+  ADD COLUMN hold_id uuid,
+  ADD COLUMN reverses uuid,
+  ADD COLUMN month date;
+ALTER TABLE billing.ledger DISABLE TRIGGER append_only;
+UPDATE billing.ledger l SET entry_id = l.attempt_id, hold_id = h.attempt_id,
+  month = date_trunc('month', coalesce(h.day, (u.recorded_at AT TIME ZONE 'UTC')::date))
+FROM billing.usage u LEFT JOIN billing.holds h USING (attempt_id) WHERE u.attempt_id = l.attempt_id;
+ALTER TABLE billing.ledger
+  ALTER COLUMN entry_id SET NOT NULL,
+  ALTER COLUMN month SET NOT NULL,
+  ALTER COLUMN kind DROP DEFAULT,
+  DROP CONSTRAINT ledger_pkey,
+  ALTER COLUMN attempt_id DROP NOT NULL,
+  ADD PRIMARY KEY (entry_id, account),
+  ADD CHECK (account IN ('receivable', 'revenue', 'allowance', 'cost', 'variance') OR account LIKE 'payable:_%'),
+  ADD CHECK (amount <> 0 AND amount < 'NaN'),
+  ADD CHECK (month = date_trunc('month', month)),
+  -- Usage names its call and its price; what a plan takes and gives does not.
+  ADD CHECK ((kind IN ('fee', 'allowance')) = (attempt_id IS NULL) AND (attempt_id IS NULL) = (price_id IS NULL)),
+  -- The hold has its call's id. A tenant pays for no call without one.
+  ADD CHECK (hold_id = attempt_id),
+  ADD CHECK (hold_id IS NOT NULL OR account NOT IN ('receivable', 'revenue') OR kind IN ('fee', 'allowance')),
+  ADD CHECK ((kind = 'reversal') = (reverses IS NOT NULL)),
+  ADD CHECK (kind <> 'usage' OR entry_id = attempt_id);
+DROP INDEX billing.ledger_of_tenant;
+CREATE INDEX ledger_of_month ON billing.ledger (tenant_id, month);
+CREATE INDEX ledger_corrections ON billing.ledger (attempt_id) WHERE kind IN ('reversal', 'correction');
+CREATE UNIQUE INDEX ledger_reversed_once ON billing.ledger (reverses, account) WHERE reverses IS NOT NULL;
+
+-- What an entry names must be there and be its tenant's, a charge must fit its hold, and a reversal must be all of what it
+-- reverses. Looked up once for a whole statement: as foreign keys these would be three look-ups for each line.
+CREATE FUNCTION billing.refuse_unfounded() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE wrong uuid;
+BEGIN
+  SELECT p.entry_id INTO wrong FROM posted p
+  LEFT JOIN billing.usage u ON u.attempt_id = p.attempt_id AND u.tenant_id = p.tenant_id
+  WHERE p.attempt_id IS NOT NULL AND u.attempt_id IS NULL LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'entry % names a usage record that its tenant has not', wrong USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  SELECT p.entry_id INTO wrong FROM posted p
+  LEFT JOIN billing.holds h ON h.attempt_id = p.hold_id AND h.tenant_id = p.tenant_id
+  WHERE p.hold_id IS NOT NULL AND (h.attempt_id IS NULL OR p.account = 'receivable' AND p.amount > h.amount) LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'entry % names a hold that its tenant has not, or charges more than was held', wrong
+      USING ERRCODE = 'foreign_key_violation';
+  END IF;
+  SELECT p.entry_id INTO wrong FROM posted p
+  LEFT JOIN billing.ledger l ON l.entry_id = p.reverses AND l.account = p.account AND l.tenant_id = p.tenant_id
+    AND l.kind <> 'reversal' AND l.attempt_id = p.attempt_id AND l.month = p.month AND l.amount = -p.amount
+  WHERE p.kind = 'reversal'
+  GROUP BY p.entry_id, p.reverses
+  HAVING count(l.entry_id) <> count(*) OR count(*) <> (SELECT count(*) FROM billing.ledger o WHERE o.entry_id = p.reverses)
+  LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'entry % is not the reversal of the entry that it names', wrong USING ERRCODE = 'check_violation';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER founded AFTER INSERT ON billing.ledger REFERENCING NEW TABLE AS posted
+  FOR EACH STATEMENT EXECUTE FUNCTION billing.refuse_unfounded();
+
+-- Also where triggers are switched off for a session, as a replica's are: there is no such session of ours.
+ALTER TABLE billing.ledger ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE billing.ledger ENABLE ALWAYS TRIGGER balanced;
+ALTER TABLE billing.ledger ENABLE ALWAYS TRIGGER founded;
+
+-- What the ledger names stays: nobody deletes it, the owner neither.
+CREATE FUNCTION billing.refuse_deletion() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'the ledger names rows of %: they are never deleted', TG_RELID::regclass
+    USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON billing.usage FOR EACH STATEMENT EXECUTE FUNCTION billing.refuse_deletion();
+CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON billing.holds FOR EACH STATEMENT EXECUTE FUNCTION billing.refuse_deletion();
+CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON billing.prices FOR EACH STATEMENT EXECUTE FUNCTION billing.refuse_deletion();
+ALTER TABLE billing.usage ENABLE ALWAYS TRIGGER kept;
+ALTER TABLE billing.holds ENABLE ALWAYS TRIGGER kept;
+ALTER TABLE billing.prices ENABLE ALWAYS TRIGGER kept;
+
+-- A month that was closed, with the plan's terms of that moment, which later corrections of the month go by.
+CREATE TABLE billing.months (
+  tenant_id uuid NOT NULL,
+  month date NOT NULL CHECK (month = date_trunc('month', month)),
+  plan text NOT NULL,
+  free_allowance_usd numeric(20, 10) NOT NULL,
+  monthly_fee_usd numeric(20, 10) NOT NULL,
+  closed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant_id, month)
+);
+CALL identity.protect('billing.months', 'laneway_billing');
+GRANT SELECT, INSERT ON billing.months TO laneway_billing;
+GRANT SELECT ON billing.months TO laneway_gateway;
+
+RESET ROLE;

@@ -1,0 +1,90 @@
+"""All SQL about closing a tenant's month."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from billing.months import Posted, Terms
+
+if TYPE_CHECKING:
+    from common.postgres import Connection
+
+TENANTS = """
+SELECT tenant_id FROM identity.tenants
+WHERE created_at < ($1::date + interval '1 month') AT TIME ZONE 'UTC'
+  AND (disabled_at IS NULL OR disabled_at >= $1::timestamp AT TIME ZONE 'UTC')
+ORDER BY tenant_id
+"""
+
+
+async def tenants_of(connection: Connection, month: date) -> Sequence[UUID]:
+    """Those that were there in a month, on one day of it at least."""
+    return [row["tenant_id"] for row in await connection.fetch(TENANTS, month)]
+
+
+# Two that close the same month would both post the difference.
+LOCK_MONTH = "SELECT pg_advisory_xact_lock(hashtextextended('laneway month ' || $1::uuid || $2::date, 0))"
+
+
+async def lock_month(connection: Connection, tenant_id: UUID, month: date) -> None:
+    """Until the transaction ends."""
+    await connection.execute(LOCK_MONTH, tenant_id, month)
+
+
+ENDED = "SELECT ($1::date + interval '1 month') AT TIME ZONE 'UTC' AS at, clock_timestamp() AS now"
+
+
+async def end_of(connection: Connection, month: date) -> tuple[datetime, datetime]:
+    """When a month ends or has ended, and what the time is."""
+    row = await connection.fetchrow(ENDED, month)
+    assert row is not None  # noqa: S101 - it has no condition
+    return row["at"], row["now"]
+
+
+UNRESOLVED = """
+SELECT count(*) FROM billing.holds
+WHERE state IN ('open', 'in_doubt') AND tenant_id = $1 AND day >= $2::date AND day < $2::date + interval '1 month'
+"""
+
+
+async def unresolved(connection: Connection, tenant_id: UUID, month: date) -> int:
+    """How many of its holds may still become charges."""
+    count: int = await connection.fetchval(UNRESOLVED, tenant_id, month)
+    return count
+
+
+KEEP_TERMS = """
+INSERT INTO billing.months (tenant_id, month, plan, free_allowance_usd, monthly_fee_usd)
+SELECT t.tenant_id, $2, p.name, p.free_allowance_usd, p.monthly_fee_usd
+FROM identity.tenants t JOIN identity.plans p ON p.name = t.plan WHERE t.tenant_id = $1
+ON CONFLICT (tenant_id, month) DO NOTHING
+"""
+TERMS = "SELECT plan, free_allowance_usd, monthly_fee_usd FROM billing.months WHERE tenant_id = $1 AND month = $2"
+
+
+async def keep_terms(connection: Connection, tenant_id: UUID, month: date) -> Terms | None:
+    """The plan's terms, kept with the month when it is closed first; None where there is no such tenant."""
+    await connection.execute(KEEP_TERMS, tenant_id, month)
+    row = await connection.fetchrow(TERMS, tenant_id, month)
+    return Terms(row["plan"], row["free_allowance_usd"], row["monthly_fee_usd"]) if row else None
+
+
+POSTED = """
+SELECT coalesce(sum(amount) FILTER (WHERE account = 'receivable' AND attempt_id IS NOT NULL), 0) AS charges,
+       coalesce(sum(amount) FILTER (WHERE account = 'allowance'), 0) AS allowance,
+       count(*) FILTER (WHERE account = 'allowance') AS allowances,
+       sum(amount) FILTER (WHERE account = 'receivable' AND kind = 'fee') AS fee
+FROM billing.ledger WHERE tenant_id = $1 AND month = $2
+"""
+
+
+async def posted(connection: Connection, tenant_id: UUID, month: date) -> Posted:
+    """What the ledger has."""
+    row = await connection.fetchrow(POSTED, tenant_id, month)
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    fee: Decimal | None = row["fee"]
+    return Posted(row["charges"], row["allowance"], row["allowances"], fee)

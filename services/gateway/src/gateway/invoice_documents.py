@@ -1,0 +1,89 @@
+"""Invoices as clients read them: in JSON, described for `/docs`, and as rows of a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from datetime import datetime
+from io import StringIO
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gateway.documents import Document
+
+AMOUNT = Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$", examples=["49.000123"], description="US dollars, exact")
+_MONTH = Field(pattern=r"^[0-9]{4}-[0-9]{2}$", examples=["2026-10"])
+_COLUMNS = (
+    "month", "state", "document", "number", "kind", "provider", "model", "agent", "user_id", "calls", "input_tokens",
+    "output_tokens", "amount_usd",
+)  # fmt: skip
+# What a spreadsheet would take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class InvoiceHead(Document):
+    """One document of a month; `number` 0 is its invoice, later ones are credit notes."""
+
+    month: str = _MONTH
+    number: int
+    kind: Literal["invoice", "credit_note"]
+    state: Literal["draft", "final"] = Field(description="what is final never changes")
+    total_usd: str | None = Field(
+        pattern=r"^-?[0-9]+(\.[0-9]+)?$", description="US dollars, exact; null in the list for a draft"
+    )
+    issued_at: datetime | None
+
+
+class InvoiceLine(Document):
+    """What was used of a model by an agent and a user, or what the plan takes (`fee`) and gives (`allowance`)."""
+
+    kind: Literal["usage", "allowance", "fee"]
+    provider: str | None
+    model: str | None
+    agent: str | None
+    user_id: str | None
+    calls: int
+    input_tokens: int = Field(description="cached ones included")
+    output_tokens: int
+    amount_usd: str = AMOUNT
+
+
+class Invoice(InvoiceHead):
+    """A document with its lines, which sum to its total."""
+
+    lines: list[InvoiceLine]
+
+
+class InvoiceList(Document):
+    """What was issued, and a draft for each month for which nothing was; newest first."""
+
+    invoices: list[InvoiceHead]
+
+
+class InvoiceMonth(Document):
+    """All that is owed for a month: its invoice with its credit notes, or its draft."""
+
+    month: str = _MONTH
+    state: Literal["draft", "final"]
+    total_usd: str = AMOUNT
+    documents: list[Invoice]
+
+
+def as_csv(month: Mapping[str, Any]) -> str:
+    """All lines of a month, one a row; they sum to its total."""
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    for document in month["documents"]:
+        head = [document["month"], document["state"], document["kind"], document["number"]]
+        for line in document["lines"]:
+            named = [_cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
+            counted = [line[name] for name in ("calls", "input_tokens", "output_tokens", "amount_usd")]
+            writer.writerow([*head, *named, *counted])
+    return text.getvalue()
+
+
+def _cell(value: str | None) -> str:
+    """Text that tenants choose, such as a user's id, is no formula."""
+    return "" if value is None else f"'{value}" if value.startswith(_FORMULA) else value
