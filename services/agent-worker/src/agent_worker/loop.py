@@ -22,7 +22,6 @@ from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,
     Piece,
-    Provider,
     ProviderError,
     RateLimits,
     StopReason,
@@ -30,9 +29,11 @@ from agent_worker.providers.base import (
     ToolCall,
     Turn,
 )
-from agent_worker.resilience.retry import Retry
+from agent_worker.resilience.chain import Chain, Served
+from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
+from common.contracts.runs import Fallback
 from common.contracts.usage import Usage
 
 
@@ -47,6 +48,7 @@ class Step:
     number: int
     turns: tuple[Turn, ...]
     usage: Usage
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,24 @@ class CallUsed:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """The call failed and is made again after some seconds. What the step has said so far no longer stands."""
+    """The call failed and is made again after some seconds. What the step has said so far no longer stands.
 
+    Where `asked` is false it was not even made, as its model is left alone for a moment: then nothing was said.
+    """
+
+    step: int
     error: ProviderError
     delay: float
+    asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """Another model is asked from now on. Where `asked` is true, what the step has said so far no longer stands."""
+
+    fallback: Fallback
+    asked: bool
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +127,14 @@ class Answered:
     stop_reason: StopReason
 
 
-Happening = HistoryTrimmed | Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | Answered
+Happening = HistoryTrimmed | Token | ToolStarted | ToolEnded | CallUsed | Retrying | FellBack | StepEnded | Answered
 
 
 class Calls(Protocol):
     """The leave to make a model call, and the account of it."""
 
-    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
-        """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had.
+    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
+        """Take leave for one call of that model; the attempt's id. Raises what ends the run where there is none.
 
         The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
         """
@@ -134,31 +150,35 @@ class Calls(Protocol):
 class Plan:
     """How a task is run: everything that does not change while it runs."""
 
-    model: str
+    models: tuple[Served, ...]
+    """The one that was asked for, and those that answer where it cannot."""
     system: str
     max_steps: int
-    max_output_tokens: int
     temperature: float | None
-    window: int
-    """Tokens that the model takes in at most: no call can read more."""
 
 
 class AgentLoop:
     """One run of the loop."""
 
-    def __init__(self, plan: Plan, provider: Provider, tools: Toolbox, calls: Calls, retry: Retry) -> None:
+    def __init__(self, plan: Plan, tools: Toolbox, calls: Calls, retry: Retry) -> None:
         self._plan = plan
-        self._provider = provider
+        self._chain = Chain(plan.models)
+        self._retries = 0
         self._tools = tools
         self._calls = calls
         self._retry = retry
         self._random = random.Random()  # noqa: S311 - jitter
 
+    @property
+    def serving(self) -> Served:
+        """The model that is asked now."""
+        return self._chain.serving
+
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
-        plan = self._plan
-        said = text_bytes(plan.system, turns) + overhead(turns, self._tools)
-        return max(0, plan.window - plan.max_output_tokens - said)
+        served = self.serving
+        said = text_bytes(self._plan.system, turns) + overhead(turns, self._tools)
+        return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
         self, turns: tuple[Turn, ...], first_step: int = 1, history: History | None = None
@@ -167,24 +187,22 @@ class AgentLoop:
 
         Raises `ProviderError` where the model failed for good, `MaxStepsReachedError`, and what `Calls` raises.
         """
-        before, told = self._shown(history or History()), 0
+        self._history, self._told = self._shown(history or History()), 0
         for number in range(first_step, self._plan.max_steps + 1):
-            before = before.fitting(self.room(turns))
-            if before.dropped > told:
-                told = before.dropped
-                yield HistoryTrimmed(number, {"exchanges": len(before.exchanges), "dropped": told})
             pieces: list[Piece] = []
-            used = Usage()
-            async with aclosing(self._ask(number, (*before.turns, *turns), pieces)) as happenings:
+            used, fallbacks = Usage(), list[Fallback]()
+            async with aclosing(self._ask(number, turns, pieces)) as happenings:
                 async for happening in happenings:
                     if isinstance(happening, CallUsed):
                         used = used + happening.usage
+                    elif isinstance(happening, FellBack):
+                        fallbacks.append(happening.fallback)
                     yield happening
             said = _assistant(pieces)
             calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
             if not calls:
                 turns = (said,) if said.content else ()
-                yield Answered(Step(number, turns, used), _text(pieces), self._stop_reason)
+                yield Answered(Step(number, turns, used, tuple(fallbacks)), _text(pieces), self._stop_reason)
                 return
             if number == self._plan.max_steps:
                 break
@@ -192,7 +210,7 @@ class AgentLoop:
             async with aclosing(self._use(calls, results)) as happenings:
                 async for happening in happenings:
                     yield happening
-            step = Step(number, (said, _tool_turn(results)), used)
+            step = Step(number, (said, _tool_turn(results)), used, tuple(fallbacks))
             turns = (*turns, *step.turns)
             yield StepEnded(step)
         raise MaxStepsReachedError(f"the model asked for tools in each of its {self._plan.max_steps} steps")
@@ -207,42 +225,93 @@ class AgentLoop:
     def _shown(self, history: History) -> History:
         return history if self._tools.specs else history.without_tools()
 
+    def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
+        """Let go what the model's window has no room for; told where that is more than before."""
+        self._history = self._history.fitting(self.room(turns))
+        exchanges, dropped = len(self._history.exchanges), self._history.dropped
+        if dropped <= self._told:
+            return None
+        self._told = dropped
+        return HistoryTrimmed(step, {"exchanges": exchanges, "dropped": dropped})
+
     async def _ask(self, step: int, turns: tuple[Turn, ...], pieces: list[Piece]) -> AsyncGenerator[Happening, None]:
-        """Call the model until it answers, or fails for good."""
-        failures = 0
+        """Call the model until it answers, then the next one, until all have failed for good."""
+        self._failures, error = 0, None
         while True:
             meter = CallMeter(heard=self._calls.heard)
             try:
-                async with aclosing(self._call(step, turns, meter)) as stream:
-                    async for piece in stream:
-                        pieces.append(piece)
-                        if isinstance(piece, TextDelta):
-                            yield Token(piece.text)
-            except ProviderError as error:
-                failures += 1
-                delay = self._retry.delay(failures, error, self._random)
-                yield CallUsed(meter.usage, meter.estimated)
-                if delay is None:
-                    raise
-                pieces.clear()
-                yield Retrying(error, delay)
-                await asyncio.sleep(delay)
+                async with aclosing(self._listen(step, turns, pieces, meter)) as happenings:
+                    async for happening in happenings:
+                        yield happening
+            except ProviderError as failed:
+                error = failed
             else:
                 self._stop_reason = meter.stop_reason
                 yield CallUsed(meter.usage, meter.estimated)
                 return
+            recovery = self._recover(step, error, meter)
+            if meter.asked:
+                yield CallUsed(meter.usage, meter.estimated)
+            if recovery is None:
+                raise error
+            pieces.clear()
+            yield recovery
+            await asyncio.sleep(recovery.delay)
+
+    async def _listen(
+        self, step: int, turns: tuple[Turn, ...], pieces: list[Piece], meter: CallMeter
+    ) -> AsyncGenerator[Happening, None]:
+        """One call, and what it says."""
+        if (trimmed := self._trimmed(step, turns)) is not None:
+            yield trimmed
+        async with aclosing(self._call(step, (*self._history.turns, *turns), meter)) as stream:
+            async for piece in stream:
+                pieces.append(piece)
+                if isinstance(piece, TextDelta):
+                    yield Token(piece.text)
+
+    def _recover(self, step: int, error: ProviderError, meter: CallMeter) -> Retrying | FellBack | None:
+        """What is done about a failed call: once more, by another model, or nothing."""
+        self._failures += 1
+        later = self._chain.after(error)
+        before = Failures(self._failures, self._retries, fallback=later is not None)
+        delay = self._retry.delay(before, error, self._random)
+        if delay is not None:
+            self._retries += 1
+            return Retrying(step, error, delay, meter.asked)
+        if later is None:
+            return None
+        fallback = self._chain.fallback(step, later, error)
+        self._chain, self._failures = later, 0
+        return FellBack(fallback, meter.asked)
 
     async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
-        plan = self._plan
-        text = text_bytes(plan.system, turns)
-        bound = min(plan.window, text + overhead(turns, self._tools))
-        estimate = min(bound, tokens_of(text))
-        attempt = await self._calls.begin(step, bound, estimate, plan.max_output_tokens)
-        request = ModelRequest(
-            plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
-        )
+        served = self.serving
+        passage = await served.gate.enter()
         try:
-            async with aclosing(self._provider.stream(request, meter)) as stream:
+            async with aclosing(self._paid_call(step, served, turns, meter)) as stream:
+                async for piece in stream:
+                    yield piece
+        except ProviderError as error:
+            served.gate.left(passage, error)
+            raise
+        else:
+            served.gate.left(passage, None)
+        finally:
+            served.gate.leave(passage, None)
+
+    async def _paid_call(
+        self, step: int, served: Served, turns: tuple[Turn, ...], meter: CallMeter
+    ) -> AsyncGenerator[Piece, None]:
+        plan, model, limit = self._plan, served.model, served.max_output_tokens
+        text = text_bytes(plan.system, turns)
+        bound = min(model.window, text + overhead(turns, self._tools))
+        estimate = min(bound, tokens_of(text))
+        attempt = await self._calls.begin(step, served, bound, estimate)
+        meter.asked = True
+        request = ModelRequest(model.name, plan.system, turns, self._tools.specs, limit, plan.temperature, attempt)
+        try:
+            async with aclosing(served.provider.stream(request, meter)) as stream:
                 async for piece in stream:
                     yield piece
         except ProviderError as error:
@@ -250,7 +319,7 @@ class AgentLoop:
             raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, estimate, plan.max_output_tokens)
+            settle_meter(meter, estimate, limit)
             await undisturbed(self._calls.record(attempt, step, meter))
 
 

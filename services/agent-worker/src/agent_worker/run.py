@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
@@ -22,12 +22,14 @@ from agent_worker.cutting import undisturbed
 from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
 from agent_worker.loop import AgentLoop, Answered, Happening, Step
+from agent_worker.metrics import FALLBACKS
 from agent_worker.progress import RunLog
 from agent_worker.repository import Obstacle, RunRepository
+from agent_worker.telling import event_of
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
-from common.contracts.runs import RunError
+from common.contracts.runs import Routing, RunError
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
@@ -66,7 +68,7 @@ class Run:
         task: TaskSubmitted,
         acquired: Acquired,
         agent_loop: AgentLoop,
-        served_by: tuple[str, str],
+        routing: Routing | None,
         timeout: float,
         accounts: RunAccounts,
         checkpoint: Checkpoint,
@@ -79,7 +81,8 @@ class Run:
         self.fence = acquired.fence
         self._acquired = acquired
         self._loop = agent_loop
-        self._provider, self._model = served_by
+        self._routing = routing
+        self._fallbacks = checkpoint.fallbacks
         self._timeout = timeout
         self._accounts = accounts
         self._checkpoint = checkpoint
@@ -130,6 +133,11 @@ class Run:
             return await self._wait_for(self._obstacle)
         return await self._finish(ending or self._cut_short()) or Disposition.RETURN
 
+    @property
+    def _model(self) -> str:
+        """The one that is asked now."""
+        return self._loop.serving.model.name
+
     def _time_left(self) -> float:
         """Seconds. A run that was taken over goes on with the time that its first worker began to use.
 
@@ -160,7 +168,8 @@ class Run:
 
     def _begin(self) -> None:
         if self.fence == 1:
-            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1})
+            routed = {} if self._routing is None else {"routing": self._routing.model_dump()}
+            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1, **routed})
             self._step_began = self.log.last_id
             return
         stands = self._checkpoint.stands_until
@@ -195,29 +204,36 @@ class Run:
     async def _observe(self, happening: Happening) -> None:
         if isinstance(happening, loop.Token):
             self.log.token(happening.text)
-        elif isinstance(happening, loop.CallUsed):
-            used = happening.usage.model_dump(exclude_defaults=True)
-            self.log.emit("usage", {**used, "estimated": happening.estimated})
-        elif isinstance(happening, loop.ToolStarted):
-            call = happening.call
-            self.log.emit("tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments})
-        elif isinstance(happening, loop.ToolEnded):
-            result = happening.result
-            self.log.emit(
-                "tool_end",
-                {"id": result.id, "name": result.name, "content": result.content, "is_error": result.is_error},
-            )
         elif isinstance(happening, loop.Retrying):
-            self._reset(happening)
-        elif isinstance(happening, loop.HistoryTrimmed):
-            self.log.emit("status", {"status": "running", **asdict(happening)})
+            self._tell_of_retry(happening)
+        elif isinstance(happening, loop.FellBack):
+            self._tell_of_fallback(happening)
         elif isinstance(happening, loop.StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
+        elif (event := event_of(happening)) is not None:
+            self.log.emit(*event)
 
-    def _reset(self, retrying: loop.Retrying) -> None:
+    def _tell_of_retry(self, retrying: loop.Retrying) -> None:
+        if retrying.asked:
+            self._reset(retrying.error.reason, retrying.delay)
+        else:
+            waiting = {"waiting_for": "provider", "retry_in": round(retrying.delay, 3)}
+            self.log.emit("status", {"status": "running", "step": retrying.step, **waiting})
+
+    def _tell_of_fallback(self, fell_back: loop.FellBack) -> None:
+        fallback = fell_back.fallback
+        self._fallbacks = (*self._fallbacks, fallback)
+        FALLBACKS.labels(fallback.from_model, fallback.to_model, fallback.reason).inc()
+        _log.warning("run.fell_back", task_id=str(self.task.task_id), **fallback.model_dump())
+        if fell_back.asked:
+            self._reset(fallback.reason, 0.0)
+        moved = fallback.model_dump(exclude={"step"})
+        self.log.emit("status", {"status": "running", "step": fallback.step, "fallback": moved})
+
+    def _reset(self, reason: str, delay: float) -> None:
         after = str(self._step_began) if self._step_began is not None else None
-        self.log.emit("reset", {"after": after, "reason": retrying.error.reason, "retry_in": round(retrying.delay, 3)})
+        self.log.emit("reset", {"after": after, "reason": reason, "retry_in": round(delay, 3)})
 
     async def _end_step(self, step: Step) -> None:
         self.log.emit("status", {"status": "running", "step": step.number + 1})
@@ -262,8 +278,10 @@ class Run:
             output=ending.output,
             error=ending.error,
             usage=self._accounts.used,
-            provider=self._provider,
+            provider=self._loop.serving.model.provider,
             model=self._model,
+            routing=self._routing,
+            fallbacks=self._fallbacks,
             steps=ending.step.number if ending.step else self._checkpoint.next_step - 1,
             attempts=self._acquired.attempts,
             messages=self._checkpoint.messages(ending.step),
