@@ -38,8 +38,8 @@ APIS = ("messages", "chat", "responses")
 SILENCE_SECONDS = 0.5
 
 
-def connected(api: str, url: str, key: str = "any") -> Provider:
-    timeout = httpx2.Timeout(SILENCE_SECONDS, connect=5.0)
+def connected(api: str, url: str, key: str = "any", silence: float = SILENCE_SECONDS) -> Provider:
+    timeout = httpx2.Timeout(silence, connect=5.0)
     if api == "messages":
         return AnthropicMessages(key, url, timeout, 4)
     shared = client(key, f"{url}/v1", timeout, 4)
