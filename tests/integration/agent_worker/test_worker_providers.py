@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -147,6 +148,13 @@ async def test_a_whole_conversation_goes_back(provider: Provider) -> None:
     )
     pieces, _ = await ask(provider, ModelRequest("m", "", turns, TOOLS, 100, 0.0, uuid4()))
     assert text(pieces) == "all seen"
+
+
+async def test_a_model_that_is_to_wrap_up_calls_no_tools(provider: Provider) -> None:
+    request = asking('[[sim tool=calculator text="that is all"]] hi')
+    pieces, meter = await ask(provider, replace(request, use_tools=False))
+    assert (text(pieces), meter.stop_reason) == ("that is all", "end_turn")
+    assert not [piece for piece in pieces if isinstance(piece, ToolCall)]
 
 
 async def test_max_tokens(provider: Provider) -> None:

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from agent_worker.providers.base import Provider, TransientError
-from agent_worker.resilience.advice import key_of
+from agent_worker.resilience.advice import CLOSING, key_of
 from agent_worker.resilience.breakers import Breaker, Breakers
 from agent_worker.resilience.circuit import CircuitOpenError, Rules
 from agent_worker.resilience.deadlines import Deadlines, Timed
@@ -216,6 +216,20 @@ async def test_the_rules_pick_the_model_and_say_why(
     assert (await ran(world)).routing is None
 
 
+@pytest.mark.parametrize("model", [FIRST, SECOND])
+async def test_a_model_that_calls_tools_for_ever_is_asked_to_wrap_up(
+    world: World, control: httpx2.AsyncClient, live: dict[str, Provider], model: str
+) -> None:
+    await world.worker(live=live)
+    said = '[[sim tool=calculator:{"expression":"1+1"} steps=50 text="as far as I know"]] hi'
+    end = await ran(world, said, model=model, max_steps=3)
+    assert (end.status, end.output, end.steps) == ("completed", "as far as I know", 3)
+    log = events(world, end)
+    wrapping = [event.data for event in log if "wrapping_up" in event.data]
+    assert wrapping == [{"status": "running", "step": 3, "wrapping_up": "max_steps"}]
+    assert sum(event.type == "tool_start" for event in log) == 2
+
+
 # ---- Between workers
 
 
@@ -305,6 +319,19 @@ async def test_without_redis_each_goes_by_its_own_calls(pair: tuple[Breaker, Bre
     assert first.circuit.opened == 0
     assert second.circuit.opened == 0
     cache.restore()
+
+
+async def test_a_word_that_was_lost_keeps_nobody_from_probing(
+    pair: tuple[Breaker, Breaker], cache: Proxy, world: World
+) -> None:
+    first, _ = pair
+    first.untold = [CLOSING]
+    await first.exchange()
+    cache.cut()
+    await opened(first)  # nobody hears of it: what Redis has says that it is closed
+    await first.exchange()
+    cache.restore()
+    assert (await let_through(first)).probe
 
 
 async def test_a_redis_that_was_emptied_or_has_something_else_there_changes_nothing(

@@ -10,6 +10,7 @@ from agent_worker.providers.base import Provider
 from agent_worker.resilience.breakers import Breaker
 from agent_worker.resilience.chain import Served
 from agent_worker.resilience.circuit import Rules
+from agent_worker.resilience.closing import RunLimits
 from common.catalogue import Model, Price
 from common.errors import CacheUnavailable
 from common.pipelining import Pipelined
@@ -41,5 +42,5 @@ def served(
     return Served(model(name, window=window), provider, breaker(name, rules), limit)
 
 
-def plan(*models: Served, system: str = "be brief", max_steps: int = 5) -> Plan:
-    return Plan(models, system, max_steps, None)
+def plan(*models: Served, system: str = "be brief", max_steps: int = 5, max_tokens: int | None = None) -> Plan:
+    return Plan(models, system, RunLimits(max_steps, max_tokens), None)

@@ -13,7 +13,7 @@ from agent_worker.loop import (
     Answered,
     CallUsed,
     Happening,
-    MaxStepsReachedError,
+    LimitReachedError,
     Retrying,
     StepEnded,
     Token,
@@ -178,7 +178,7 @@ async def test_an_answer_without_text_is_an_answer() -> None:
 async def test_the_last_step_runs_no_tools() -> None:
     books = Books()
     seen: list[Happening] = []
-    with pytest.raises(MaxStepsReachedError, match="each of its 2 steps"):
+    with pytest.raises(LimitReachedError, match="reached its max_steps"):
         await consume(agent(lambda _: (ToolCall("a", "double", {"n": 1}),), books, max_steps=2), seen)
     assert (sum(isinstance(h, ToolStarted) for h in seen), len(books.begun)) == (1, 2)
 

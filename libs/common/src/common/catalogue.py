@@ -93,6 +93,9 @@ class Agent(_Entry):
     tools: tuple[str, ...] = ()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
+    max_run_tokens: int | None = Field(
+        default=None, ge=1, description="of input and output, over all calls of a run: the next step is then the last"
+    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     timeout_seconds: float = Field(
         default=600, gt=0, le=LONGEST_RUN_SECONDS, description="wall clock of a whole run, takeovers included"

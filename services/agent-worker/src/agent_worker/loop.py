@@ -8,10 +8,12 @@ the call used. It may be cancelled at any await; what a call used until it was c
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 from uuid import UUID
 
@@ -30,6 +32,7 @@ from agent_worker.providers.base import (
     Turn,
 )
 from agent_worker.resilience.chain import Chain, Served
+from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
 from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
@@ -37,8 +40,12 @@ from common.contracts.runs import Fallback
 from common.contracts.usage import Usage
 
 
-class MaxStepsReachedError(Exception):
-    """The model still asks for tools in the last step that it may take."""
+class LimitReachedError(Exception):
+    """The model asks for tools, and says nothing else, in the last step that it may take."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(f"the model gave no answer in its last step: the run had reached its {limit}")
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,14 @@ class FellBack:
 
 
 @dataclass(frozen=True, slots=True)
+class WrappingUp:
+    """A limit is reached: this step is the last, and the model is told so."""
+
+    step: int
+    wrapping_up: Limit
+
+
+@dataclass(frozen=True, slots=True)
 class StepEnded:
     """The step is complete; another follows."""
 
@@ -127,7 +142,18 @@ class Answered:
     stop_reason: StopReason
 
 
-Happening = HistoryTrimmed | Token | ToolStarted | ToolEnded | CallUsed | Retrying | FellBack | StepEnded | Answered
+Happening = (
+    HistoryTrimmed
+    | Token
+    | ToolStarted
+    | ToolEnded
+    | CallUsed
+    | Retrying
+    | FellBack
+    | WrappingUp
+    | StepEnded
+    | Answered
+)
 
 
 class Calls(Protocol):
@@ -153,7 +179,7 @@ class Plan:
     models: tuple[Served, ...]
     """The one that was asked for, and those that answer where it cannot."""
     system: str
-    max_steps: int
+    limits: RunLimits
     temperature: float | None
 
 
@@ -164,6 +190,7 @@ class AgentLoop:
         self._plan = plan
         self._chain = Chain(plan.models)
         self._retries = 0
+        self._last = False
         self._tools = tools
         self._calls = calls
         self._retry = retry
@@ -174,46 +201,68 @@ class AgentLoop:
         """The model that is asked now."""
         return self._chain.serving
 
+    @property
+    def _system(self) -> str:
+        """The system prompt of this step."""
+        return "\n\n".join(filter(None, (self._plan.system, WRAP_UP))) if self._last else self._plan.system
+
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
         served = self.serving
-        said = text_bytes(self._plan.system, turns) + overhead(turns, self._tools)
+        said = text_bytes(self._system, turns) + overhead(turns, self._tools)
         return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
-        self, turns: tuple[Turn, ...], first_step: int = 1, history: History | None = None
+        self,
+        turns: tuple[Turn, ...],
+        first_step: int = 1,
+        history: History | None = None,
+        used: Usage | None = None,
+        passed: float = 0.0,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        Raises `ProviderError` where the model failed for good, `MaxStepsReachedError`, and what `Calls` raises.
+        The steps before have used so much, and so many seconds have passed. Raises `ProviderError` where the models
+        failed for good, `LimitReachedError`, and what `Calls` raises.
         """
         self._history, self._told = self._shown(history or History()), 0
-        for number in range(first_step, self._plan.max_steps + 1):
+        began, total = monotonic() - passed, used or Usage()
+        for number in itertools.count(first_step):
+            limit = self._plan.limits.reached(number, total, monotonic() - began)
+            self._last = limit is not None and bool(self._tools.specs)
+            if self._last and limit is not None:
+                yield WrappingUp(number, limit)
             pieces: list[Piece] = []
-            used, fallbacks = Usage(), list[Fallback]()
+            spent, fallbacks = Usage(), list[Fallback]()
             async with aclosing(self._ask(number, turns, pieces)) as happenings:
                 async for happening in happenings:
                     if isinstance(happening, CallUsed):
-                        used = used + happening.usage
+                        spent = spent + happening.usage
                     elif isinstance(happening, FellBack):
                         fallbacks.append(happening.fallback)
                     yield happening
-            said = _assistant(pieces)
+            total = total + spent
             calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-            if not calls:
-                turns = (said,) if said.content else ()
-                yield Answered(Step(number, turns, used, tuple(fallbacks)), _text(pieces), self._stop_reason)
+            if limit is not None or not calls:
+                yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
                 return
-            if number == self._plan.max_steps:
-                break
             results: list[ToolResult] = []
             async with aclosing(self._use(calls, results)) as happenings:
                 async for happening in happenings:
                     yield happening
-            step = Step(number, (said, _tool_turn(results)), used, tuple(fallbacks))
+            step = Step(number, (_assistant(pieces), _tool_turn(results)), spent, tuple(fallbacks))
             turns = (*turns, *step.turns)
             yield StepEnded(step)
-        raise MaxStepsReachedError(f"the model asked for tools in each of its {self._plan.max_steps} steps")
+
+    def _answer(
+        self, number: int, pieces: list[Piece], limit: Limit | None, spent: Usage, fallbacks: tuple[Fallback, ...]
+    ) -> tuple[Step, str, StopReason]:
+        """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
+        text = _text(pieces)
+        if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
+            raise LimitReachedError(limit)
+        said = _assistant([piece for piece in pieces if isinstance(piece, TextDelta)])
+        return Step(number, (said,) if said.content else (), spent, fallbacks), text, self._stop_reason
 
     async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
         for call in calls:
@@ -303,13 +352,15 @@ class AgentLoop:
     async def _paid_call(
         self, step: int, served: Served, turns: tuple[Turn, ...], meter: CallMeter
     ) -> AsyncGenerator[Piece, None]:
-        plan, model, limit = self._plan, served.model, served.max_output_tokens
-        text = text_bytes(plan.system, turns)
+        model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
+        text = text_bytes(self._system, turns)
         bound = min(model.window, text + overhead(turns, self._tools))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True
-        request = ModelRequest(model.name, plan.system, turns, self._tools.specs, limit, plan.temperature, attempt)
+        request = ModelRequest(
+            model.name, self._system, turns, self._tools.specs, limit, temperature, attempt, use_tools=not self._last
+        )
         try:
             async with aclosing(served.provider.stream(request, meter)) as stream:
                 async for piece in stream:

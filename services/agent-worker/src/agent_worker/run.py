@@ -191,7 +191,10 @@ class Run:
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
         history = await conversing.history(self.task, self._loop.room(asked), self._repository)
-        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step, history)
+        checkpoint = self._checkpoint
+        passed = self._timeout - self._time_left()
+        turns = (*asked, *checkpoint.turns)
+        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):

@@ -17,6 +17,7 @@ from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop, Plan
 from agent_worker.progress import RunLog
 from agent_worker.repository import Acquisition, RunRepository
+from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
 from agent_worker.run import Acquired, Run
 from agent_worker.settings import WorkerSettings
@@ -219,7 +220,9 @@ class Runner:
         plan = Plan(
             models=staffed.models,
             system=agent.system,
-            max_steps=min(task.max_steps or agent.max_steps, agent.max_steps),
+            limits=RunLimits(
+                min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
+            ),
             temperature=agent.temperature if task.temperature is None else task.temperature,
         )
         agent_loop = AgentLoop(plan, equipment.toolboxes[agent.name], accounts, equipment.retry)

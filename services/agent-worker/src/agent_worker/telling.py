@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from agent_worker.loop import CallUsed, Happening, HistoryTrimmed, ToolEnded, ToolStarted
+from agent_worker.loop import CallUsed, Happening, HistoryTrimmed, ToolEnded, ToolStarted, WrappingUp
 from common.contracts.events import EventType
 
 
@@ -18,6 +18,6 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed():
+        case HistoryTrimmed() | WrappingUp():
             return "status", {"status": "running", **asdict(happening)}
     return None

@@ -54,6 +54,8 @@ class ModelRequest:
     max_output_tokens: int
     temperature: float | None
     attempt_id: UUID
+    use_tools: bool = True
+    """Where it is false the tools are there for what was said of them, and the model can call none."""
 
 
 @dataclass(frozen=True, slots=True)

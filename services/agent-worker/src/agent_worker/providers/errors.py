@@ -25,8 +25,20 @@ _SPENT = frozenset(
     {
         "insufficient_quota",
         "billing_hard_limit_reached",
+        "billing_not_active",
         "enforced_spend_limit_reached",
         "contract_spend_limit_reached",
+    }
+)
+# A 400 that is about the operator's account, and not about the request.
+_ACCOUNT = frozenset(
+    {
+        "organization_on_hold",
+        "organization_type_not_supported",
+        "organization_not_enrolled_in_beta",
+        "parent_organization_required",
+        "cmek_key_disabled",
+        "cmek_key_network_blocked",
     }
 )
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
@@ -56,7 +68,7 @@ def from_status(status: int, code: str | None, text: str, headers: Mapping[str, 
         )
     if status >= 500 or status in _TRANSIENT_STATUS:
         return unavailable(text, headers, refused=True)
-    if status in (401, 402, 403):
+    if status in (401, 402, 403) or code in _ACCOUNT:
         return refused_credentials(text)
     # The path is ours: what is not found is the model, which the operator's catalogue names.
     return refused_request(text, fault="provider" if status == 404 else "request")

@@ -18,7 +18,8 @@ _KEPT_SECONDS = 600
 # KEYS: the circuit. ARGV: the verb and its arguments:
 #   open opened rest      it has opened so many times in a row, and rests for so many seconds
 #   close
-#   claim opened          the right to probe, where none does; a circuit that is not there is one that rests no more
+#   claim opened age      the right to probe, where nobody has it. The claimant's circuit opened so many seconds ago: a
+#                         circuit that is not there, or was closed before that, as a word was lost, is put right
 #   release               the probe is over
 #   look
 # Answers texts: granted, opened, seconds until it may be probed, seconds since it last changed, seconds until the
@@ -36,7 +37,9 @@ if verb == 'open' then
 elseif verb == 'close' then
   opened, till, at, claim = 0, 0, now, 0
 elseif verb == 'claim' then
-  if not known then opened = tonumber(ARGV[2]) end
+  if not known or opened == 0 and at < now - tonumber(ARGV[3]) then
+    opened, till, at, claim = tonumber(ARGV[2]), now, now, 0
+  end
   if opened > 0 and now >= till and now >= claim then claim, granted = now + {PROBE_SECONDS}, 1 end
 elseif verb == 'release' then
   claim = 0
@@ -85,9 +88,9 @@ def opening(opened: int, rest: float) -> tuple[Argument, ...]:
     return ("open", opened, repr(rest))
 
 
-def claiming(opened: int) -> tuple[Argument, ...]:
-    """May this worker probe it?"""
-    return ("claim", opened)
+def claiming(opened: int, age: float) -> tuple[Argument, ...]:
+    """May this worker probe what it opened, or heard to be open, so many seconds ago?"""
+    return ("claim", opened, repr(age))
 
 
 CLOSING: tuple[Argument, ...] = ("close",)

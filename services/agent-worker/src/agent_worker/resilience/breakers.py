@@ -120,8 +120,9 @@ class Breaker:
 
     async def _claim(self) -> Advice | None:
         """Redis' answer; None: it is away, and this process probes by itself."""
+        question = claiming(self.circuit.opened, monotonic() - self.circuit.opened_at)
         try:
-            answer: Sequence[bytes] = await self._redis.run(ADVICE, [self._key], claiming(self.circuit.opened))
+            answer: Sequence[bytes] = await self._redis.run(ADVICE, [self._key], question)
         except CacheUnavailable:
             return None
         return read(answer)
