@@ -28,7 +28,9 @@ async def test_beyond_the_outstanding_tasks_of_a_plan_a_tenant_is_told_what_to_d
         assert refused.status_code == 429
         assert refused.headers["Content-Type"] == "application/problem+json"
         assert refused.json()["type"].endswith("too-many-outstanding")
-        assert "3 tasks may be outstanding: submit again when some have ended, or cancel some" in refused.json()["detail"]
+        assert (
+            "3 tasks may be outstanding: submit again when some have ended, or cancel some" in refused.json()["detail"]
+        )
         batch = await client.post("/v1/batches", json={"tasks": [{"input": "x"}, {"input": "y"}]})
         assert batch.status_code == 429
         await client.post(f"/v1/tasks/{tasks[0]['id']}/cancel")

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import httpx2
 import pytest
 
-from agent_worker.loop import settle_meter
+from agent_worker.metering import settle_meter
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import (
     Block,

@@ -216,7 +216,7 @@ async def test_the_rules_pick_the_model_and_say_why(
     assert (await ran(world)).routing is None
 
 
-@pytest.mark.parametrize("model", [FIRST, SECOND])
+@pytest.mark.parametrize("model", [FIRST, SECOND], ids=["messages", "chat"])  # their names differ by process
 async def test_a_model_that_calls_tools_for_ever_is_asked_to_wrap_up(
     world: World, control: httpx2.AsyncClient, live: dict[str, Provider], model: str
 ) -> None:

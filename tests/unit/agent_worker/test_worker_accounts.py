@@ -19,9 +19,9 @@ from agent_worker.accounts import (
     UnpricedModelError,
 )
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.happenings import Step
 from agent_worker.limiter.provider_limits import CallLimit, Unlimited
 from agent_worker.limiter.shared import Reservation
-from agent_worker.loop import Step
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.providers.scripted import Scripted

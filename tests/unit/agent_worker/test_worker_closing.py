@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_worker.endings import run_error
-from agent_worker.loop import AgentLoop, Answered, Happening, LimitReachedError, StepEnded, ToolStarted, WrappingUp
+from agent_worker.happenings import Answered, Happening, LimitReachedError, StepEnded, ToolStarted, WrappingUp
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import ModelRequest, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
@@ -53,9 +56,11 @@ class Model:
         return (CALL,) if request.use_tools else self._last
 
 
-async def played(model: Model, max_steps: int = 3, tools: Toolbox = TOOLS, **planned: int) -> list[Happening]:
+async def played(
+    model: Model, max_steps: int = 3, tools: Toolbox = TOOLS, max_tokens: int | None = None
+) -> list[Happening]:
     books = Books()
-    asked = plan(served(Scripted(model.script)), max_steps=max_steps, **planned)
+    asked = plan(served(Scripted(model.script)), max_steps=max_steps, max_tokens=max_tokens)
     happenings = [happening async for happening in AgentLoop(asked, tools, books, Retry()).run(ASKED)]
     books.check()
     return happenings
@@ -114,8 +119,7 @@ async def test_tokens_of_the_whole_run_are_limited() -> None:
 @pytest.mark.parametrize(("used", "passed", "limit"), [(8, 0.0, "max_run_tokens"), (0, 90.0, "timeout")])
 async def test_what_earlier_workers_used_counts(used: int, passed: float, limit: str) -> None:
     model = Model(TextDelta("ok"))
-    asked = plan(served(Scripted(model.script)), max_steps=50)
-    object.__setattr__(asked, "limits", RunLimits(50, 8, 100.0))
+    asked = replace(plan(served(Scripted(model.script))), limits=RunLimits(50, 8, 100.0))
     loop = AgentLoop(asked, TOOLS, Books(), Retry())
     happenings = [h async for h in loop.run(ASKED, used=Usage(output_tokens=used), passed=passed)]
     assert happenings[0] == WrappingUp(1, limit)  # type: ignore[arg-type]

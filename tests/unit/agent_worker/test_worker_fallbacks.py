@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.happenings import Answered, FellBack, Happening, HistoryTrimmed, Retrying, StepEnded
 from agent_worker.history import Exchange, History
-from agent_worker.loop import AgentLoop, Answered, FellBack, Happening, HistoryTrimmed, Retrying, StepEnded
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import (
     ModelRequest,
     PermanentError,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_worker.happenings import Answered, HistoryTrimmed
 from agent_worker.history import Exchange, History
-from agent_worker.loop import AgentLoop, Answered, HistoryTrimmed
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import Block, CallMeter, ModelRequest, RateLimits, TextDelta, Turn
 from agent_worker.providers.scripted import Scripted
 from agent_worker.resilience.chain import Served

@@ -8,8 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from agent_worker.loop import (
-    AgentLoop,
+from agent_worker.happenings import (
     Answered,
     CallUsed,
     Happening,
@@ -20,6 +19,7 @@ from agent_worker.loop import (
     ToolEnded,
     ToolStarted,
 )
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,

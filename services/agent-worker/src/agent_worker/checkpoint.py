@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from agent_worker.loop import Step
+from agent_worker.happenings import Step
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
 from common.contracts.events import EventId

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_worker.accounts import BudgetExceededError, UnpricedModelError
-from agent_worker.loop import LimitReachedError, Step
+from agent_worker.happenings import LimitReachedError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage

@@ -18,7 +18,23 @@ from typing import Protocol
 from uuid import UUID
 
 from agent_worker.cutting import undisturbed
+from agent_worker.happenings import (
+    Answered,
+    CallUsed,
+    FellBack,
+    Happening,
+    HistoryTrimmed,
+    LimitReachedError,
+    Retrying,
+    Step,
+    StepEnded,
+    Token,
+    ToolEnded,
+    ToolStarted,
+    WrappingUp,
+)
 from agent_worker.history import History
+from agent_worker.metering import settle_meter
 from agent_worker.providers.base import (
     Block,
     CallMeter,
@@ -40,122 +56,6 @@ from common.contracts.runs import Fallback
 from common.contracts.usage import Usage
 
 
-class LimitReachedError(Exception):
-    """The model asks for tools, and says nothing else, in the last step that it may take."""
-
-    def __init__(self, limit: Limit) -> None:
-        super().__init__(f"the model gave no answer in its last step: the run had reached its {limit}")
-        self.limit = limit
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A finished step, as it is checkpointed: the turns it added and what its calls used."""
-
-    number: int
-    turns: tuple[Turn, ...]
-    usage: Usage
-    fallbacks: tuple[Fallback, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryTrimmed:
-    """From this step on the model is shown only a part of the conversation: the oldest exchanges were dropped."""
-
-    step: int
-    history: dict[str, int]
-    """How many `exchanges` are left, and how many were `dropped`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolStarted:
-    """A tool is about to run."""
-
-    call: ToolCall
-
-
-@dataclass(frozen=True, slots=True)
-class ToolEnded:
-    """A tool's result, as the model will see it."""
-
-    result: ToolResult
-
-
-@dataclass(frozen=True, slots=True)
-class CallUsed:
-    """A model call is over, and used this."""
-
-    usage: Usage
-    estimated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Retrying:
-    """The call failed and is made again after some seconds. What the step has said so far no longer stands.
-
-    Where `asked` is false it was not even made, as its model is left alone for a moment: then nothing was said.
-    """
-
-    step: int
-    error: ProviderError
-    delay: float
-    asked: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class FellBack:
-    """Another model is asked from now on. Where `asked` is true, what the step has said so far no longer stands."""
-
-    fallback: Fallback
-    asked: bool
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class WrappingUp:
-    """A limit is reached: this step is the last, and the model is told so."""
-
-    step: int
-    wrapping_up: Limit
-
-
-@dataclass(frozen=True, slots=True)
-class StepEnded:
-    """The step is complete; another follows."""
-
-    step: Step
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The model ended its turn: the run is complete."""
-
-    step: Step
-    text: str
-    stop_reason: StopReason
-
-
-Happening = (
-    HistoryTrimmed
-    | Token
-    | ToolStarted
-    | ToolEnded
-    | CallUsed
-    | Retrying
-    | FellBack
-    | WrappingUp
-    | StepEnded
-    | Answered
-)
-
-
 class Calls(Protocol):
     """The leave to make a model call, and the account of it."""
 
@@ -174,10 +74,9 @@ class Calls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a task is run: everything that does not change while it runs."""
+    """How a task is run: everything that does not change while it runs. `models` are the first and its fallbacks."""
 
     models: tuple[Served, ...]
-    """The one that was asked for, and those that answer where it cannot."""
     system: str
     limits: RunLimits
     temperature: float | None
@@ -230,7 +129,7 @@ class AgentLoop:
         for number in itertools.count(first_step):
             limit = self._plan.limits.reached(number, total, monotonic() - began)
             self._last = limit is not None and bool(self._tools.specs)
-            if self._last and limit is not None:
+            if limit is not None and self._last:
                 yield WrappingUp(number, limit)
             pieces: list[Piece] = []
             spent, fallbacks = Usage(), list[Fallback]()
@@ -372,22 +271,6 @@ class AgentLoop:
             # However it ended: what was used is accounted for before anything else happens.
             settle_meter(meter, estimate, limit)
             await undisturbed(self._calls.record(attempt, step, meter))
-
-
-def settle_meter(meter: CallMeter, input_estimate: int, max_output_tokens: int) -> None:
-    """Where the provider's count did not arrive, put an estimate in its place.
-
-    A call that was refused used nothing. Any other has been read, as far as anybody can know here, and what was
-    received of its answer was written.
-    """
-    if meter.final or (meter.refused and not meter.accepted):
-        return
-    counted = meter.usage
-    read = counted.input_tokens if counted.total_input_tokens else input_estimate
-    received = min(max_output_tokens, tokens_of(meter.received_bytes))
-    written = max(counted.output_tokens, received)
-    meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
-    meter.estimated = True
 
 
 def _assistant(pieces: list[Piece]) -> Turn:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 
 import structlog
 
-from agent_worker import conversing, loop
+from agent_worker import conversing
 from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
+from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.loop import AgentLoop, Answered, Happening, Step
+from agent_worker.happenings import Answered, FellBack, Happening, Retrying, Step, StepEnded, Token
+from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
 from agent_worker.progress import RunLog
 from agent_worker.repository import Obstacle, RunRepository
@@ -29,7 +29,7 @@ from agent_worker.telling import event_of
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
-from common.contracts.runs import Routing, RunError
+from common.contracts.runs import Fallback, Routing, RunError
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
@@ -48,16 +48,6 @@ class StopReason(Enum):
     DRAINING = "this worker stops"
     PARKED = "it is to wait without a slot"
     TIMED_OUT = "its time is up"
-
-
-@dataclass(frozen=True, slots=True)
-class Acquired:
-    """What the acquisition gave: the right to write, and what earlier ones left."""
-
-    fence: int
-    attempts: int
-    started_at: datetime
-    parked_seconds: float = 0.0
 
 
 class Run:
@@ -117,7 +107,8 @@ class Run:
         if self._stop_reason is not None:
             self._working.cancel()
         # Not `asyncio.timeout`: a run is cancelled once at most, so that a second time means that nobody can wait.
-        alarm = asyncio.get_running_loop().call_later(self._time_left(), self.stop, StopReason.TIMED_OUT)
+        left = self._timeout - self._acquired.passed(self._timeout)
+        alarm = asyncio.get_running_loop().call_later(left, self.stop, StopReason.TIMED_OUT)
         try:
             ending = await self._outcome(self._working)
         finally:
@@ -137,16 +128,6 @@ class Run:
     def _model(self) -> str:
         """The one that is asked now."""
         return self._loop.serving.model.name
-
-    def _time_left(self) -> float:
-        """Seconds. A run that was taken over goes on with the time that its first worker began to use.
-
-        While it was parked it used none.
-        """
-        if self.fence == 1:
-            return self._timeout
-        passed = (now() - self._acquired.started_at).total_seconds() - self._acquired.parked_seconds
-        return max(0.0, self._timeout - passed)
 
     def _cut_short(self) -> Ending:
         if self._stop_reason is StopReason.TIMED_OUT:
@@ -192,7 +173,7 @@ class Run:
         asked = conversing.asked(self.task)
         history = await conversing.history(self.task, self._loop.room(asked), self._repository)
         checkpoint = self._checkpoint
-        passed = self._timeout - self._time_left()
+        passed = self._acquired.passed(self._timeout)
         turns = (*asked, *checkpoint.turns)
         happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed)
         async with aclosing(happenings):
@@ -205,34 +186,23 @@ class Run:
         raise AssertionError("the loop ended without an answer")
 
     async def _observe(self, happening: Happening) -> None:
-        if isinstance(happening, loop.Token):
+        if isinstance(happening, Token):
             self.log.token(happening.text)
-        elif isinstance(happening, loop.Retrying):
-            self._tell_of_retry(happening)
-        elif isinstance(happening, loop.FellBack):
-            self._tell_of_fallback(happening)
-        elif isinstance(happening, loop.StepEnded):
+            return
+        if isinstance(happening, FellBack):
+            self._fall_back(happening.fallback)
+        if isinstance(happening, Retrying | FellBack) and happening.asked:
+            self._reset(happening.reason, happening.delay)
+        if isinstance(happening, StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
-        elif (event := event_of(happening)) is not None:
+        if (event := event_of(happening)) is not None:
             self.log.emit(*event)
 
-    def _tell_of_retry(self, retrying: loop.Retrying) -> None:
-        if retrying.asked:
-            self._reset(retrying.error.reason, retrying.delay)
-        else:
-            waiting = {"waiting_for": "provider", "retry_in": round(retrying.delay, 3)}
-            self.log.emit("status", {"status": "running", "step": retrying.step, **waiting})
-
-    def _tell_of_fallback(self, fell_back: loop.FellBack) -> None:
-        fallback = fell_back.fallback
+    def _fall_back(self, fallback: Fallback) -> None:
         self._fallbacks = (*self._fallbacks, fallback)
         FALLBACKS.labels(fallback.from_model, fallback.to_model, fallback.reason).inc()
         _log.warning("run.fell_back", task_id=str(self.task.task_id), **fallback.model_dump())
-        if fell_back.asked:
-            self._reset(fallback.reason, 0.0)
-        moved = fallback.model_dump(exclude={"step"})
-        self.log.emit("status", {"status": "running", "step": fallback.step, "fallback": moved})
 
     def _reset(self, reason: str, delay: float) -> None:
         after = str(self._step_began) if self._step_began is not None else None

@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from agent_worker.accounts import RunAccounts, until_available
+from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
@@ -19,7 +20,7 @@ from agent_worker.progress import RunLog
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
-from agent_worker.run import Acquired, Run
+from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
