@@ -197,7 +197,7 @@ BEGIN
       AND (t.status <> 'queued' OR r.attempts = 0)
     ORDER BY t.task_id LIMIT p_limit FOR UPDATE OF t) n;
   UPDATE history.tasks t SET erased_at = clock_timestamp(), input = NULL, output = NULL, error_message = NULL,
-    metadata = NULL, user_id = NULL
+    metadata = NULL, user_id = NULL, routing = NULL
   WHERE t.task_id = ANY (tasks);
   DELETE FROM history.messages m WHERE m.task_id = ANY (tasks);
   DELETE FROM history.events v WHERE v.task_id = ANY (tasks);

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
+import psycopg
 import pytest
 
-from tests.integration.agent_worker.world import World, world_of
+from tests.integration.agent_worker.world import FIRST, SECOND, World, world_of
 from tests.servers import Servers
 from tests.stage import Stage, staged
 
@@ -23,7 +24,21 @@ async def control(simulator: str) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture(scope="session")
 def stage(servers: Servers) -> Iterator[Stage]:
     with staged(servers) as made:
+        _price(made)
         yield made
+
+
+def _price(stage: Stage) -> None:
+    """Give the models of this process's own the price of one that has one."""
+    with psycopg.connect(stage.admin_dsn) as connection:
+        for provider, name in (("anthropic", FIRST), ("openai", SECOND)):
+            connection.execute(
+                "INSERT INTO billing.prices (provider, model, valid_from, input_mtok, cache_read_mtok,"
+                " cache_write_5m_mtok, cache_write_1h_mtok, output_mtok, source)"
+                " SELECT %s, %s, valid_from, input_mtok, cache_read_mtok, cache_write_5m_mtok, cache_write_1h_mtok,"
+                " output_mtok, source FROM billing.prices WHERE model = 'claude-haiku-4-5'",
+                (provider, name),
+            )
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 
-from agent_worker.loop import settle_meter
+from agent_worker.metering import settle_meter
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import (
     Block,
@@ -38,8 +39,8 @@ APIS = ("messages", "chat", "responses")
 SILENCE_SECONDS = 0.5
 
 
-def connected(api: str, url: str, key: str = "any") -> Provider:
-    timeout = httpx2.Timeout(SILENCE_SECONDS, connect=5.0)
+def connected(api: str, url: str, key: str = "any", silence: float = SILENCE_SECONDS) -> Provider:
+    timeout = httpx2.Timeout(silence, connect=5.0)
     if api == "messages":
         return AnthropicMessages(key, url, timeout, 4)
     shared = client(key, f"{url}/v1", timeout, 4)
@@ -147,6 +148,13 @@ async def test_a_whole_conversation_goes_back(provider: Provider) -> None:
     )
     pieces, _ = await ask(provider, ModelRequest("m", "", turns, TOOLS, 100, 0.0, uuid4()))
     assert text(pieces) == "all seen"
+
+
+async def test_a_model_that_is_to_wrap_up_calls_no_tools(provider: Provider) -> None:
+    request = asking('[[sim tool=calculator text="that is all"]] hi')
+    pieces, meter = await ask(provider, replace(request, use_tools=False))
+    assert (text(pieces), meter.stop_reason) == ("that is all", "end_turn")
+    assert not [piece for piece in pieces if isinstance(piece, ToolCall)]
 
 
 async def test_max_tokens(provider: Provider) -> None:

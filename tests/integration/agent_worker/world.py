@@ -21,15 +21,19 @@ from agent_worker.limiter.script import key_of
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
+from agent_worker.resilience import advice
+from agent_worker.resilience.breakers import Breakers
+from agent_worker.resilience.circuit import Rules
 from agent_worker.resilience.retry import Retry
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import ProviderAccess, WorkerSettings
+from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
 from agent_worker.tools.builtin import builtin_tools, toolboxes
 from common import postgres, redis, streams
-from common.catalogue import Agent, Catalogue, Model, Price, Tier
+from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
 from common.contracts import CancelRequested, Contract, RunFinished, RunProgressed, TaskSubmitted, UsageRecorded
 from common.contracts.base import now
 from common.contracts.events import BEGINNING, StreamEvent
@@ -50,18 +54,27 @@ LANE = lane("free")
 Said = Sequence[TextDelta | ToolCall | ProviderError]
 PRICED = Price(provider="anthropic", model="claude-haiku-4-5")
 
+# Of this process alone: what is learned of a model is shared by all that use one Redis.
+FIRST, SECOND = (f"{name}-{uuid4().hex[:8]}" for name in ("first", "second"))
 
-def model(name: str, api: Any, provider: Any = "anthropic") -> Model:
+
+def model(name: str, api: Any, provider: Any = "anthropic", class_: str = "simple", *fallbacks: str) -> Model:
     """A model that one of the tests' providers serves; the books only look at its name and its provider's."""
-    return Model(
-        name=name, provider=provider, api=api, window=200_000, max_output=64_000, price=PRICED, **{"class": "simple"}
-    )
+    given = {"provider": provider, "api": api, "window": 200_000, "max_output": 64_000, "class": class_}
+    return Model(name=name, price=PRICED, fallbacks=fallbacks, **given)
 
 
 MODELS = (
     model("claude-haiku-4-5", "scripted"),
     model("gpt-5.4-mini", "messages", "openai"),
     model("no-price", "scripted"),
+    model(FIRST, "messages", "anthropic", "standard", SECOND),
+    model(SECOND, "chat", "openai", "strong"),
+)
+AUTO = (
+    AutoRule(**{"class": "strong", "keywords": ("prove",)}),
+    AutoRule(**{"class": "standard", "longer_than": 1000}),
+    AutoRule(**{"class": "simple"}),
 )
 AGENTS = (
     Agent(name="default", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
@@ -69,7 +82,7 @@ AGENTS = (
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
-TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=AGENTS)
+TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=AGENTS, auto=AUTO)
 
 
 class Played:
@@ -158,6 +171,7 @@ class Worker:
     runner: Runner
     publisher: Publisher
     leases: asyncio.Task[None]
+    breakers: Breakers
     acquisitions: list[UUID] = field(default_factory=list)
 
     async def idle(self) -> None:
@@ -193,8 +207,15 @@ class World:
         live: Mapping[str, Provider] | None = None,
         max_attempts: int = 5,
         heartbeat: int = 15,
+        rules: Rules | None = None,
+        redis_port: int | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
+        state = self.state
+        if redis_port is not None:
+            state = await self.stack.enter_async_context(
+                redis.client(f"redis://127.0.0.1:{redis_port}/0", timeout=0.2, connections=2)
+            )
         settings = WorkerSettings(
             rabbit=self.stage.rabbit("agent-worker").model_copy(
                 update={"url": _through(self.stage.rabbit("agent-worker").url, rabbit_port), "publish_timeout": 1.0}
@@ -218,11 +239,11 @@ class World:
         writer = StreamWriter(Pipelined(self.state, 2.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
         limits = ProviderLimits(Pipelined(self.state, 2.0), TEST_CATALOGUE, 1)
+        breakers = Breakers(Pipelined(state, 2.0), TEST_CATALOGUE, rules)
         equipment = Equipment(
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
-            catalogue=TEST_CATALOGUE,
-            providers={api: Observed(p) for api, p in providers.items()},
+            staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
             toolboxes=toolboxes(TEST_CATALOGUE, builtin_tools()),
             repository=repository,
             publisher=publish,
@@ -232,8 +253,9 @@ class World:
             retry=Retry(base=0.01),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
-        tasks = [asyncio.create_task(owned) for owned in (supervisor.keep_leases(), writer.run(), limits.run())]
-        made = Worker(supervisor, repository, supervisor.runner, publish, tasks[0])
+        running = (supervisor.keep_leases(), writer.run(), limits.run(), breakers.run())
+        tasks = [asyncio.create_task(owned) for owned in running]
+        made = Worker(supervisor, repository, supervisor.runner, publish, tasks[0], breakers)
         _count(repository, made.acquisitions)
         self.stack.push_async_callback(stop, *tasks)
         self.stack.push_async_callback(supervisor.drain, 0)
@@ -328,7 +350,9 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
         enter = base.enter_async_context
         heard = Heard()
         state = await enter(redis.client(redis_url, timeout=2.0, connections=8))
-        await state.delete(*(key_of(model.provider, model.name) for model in MODELS))  # what earlier tests were refused
+        await state.delete(  # what earlier tests were refused
+            *(name(model.provider, model.name) for model in MODELS for name in (key_of, advice.key_of))
+        )
         for service, queues in (("persister", (PERSISTER_QUEUE, DEAD_TASKS_QUEUE)), ("billing", (BILLING_QUEUE,))):
             broker = await enter(Broker(stage.rabbit(service), f"test/{service}"))
             for queue in queues:

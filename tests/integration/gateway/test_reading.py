@@ -15,7 +15,7 @@ import pytest
 
 from common.admission import outstanding_key
 from common.contracts import CancelRequested, RunFinished
-from common.contracts.runs import RunError
+from common.contracts.runs import Fallback, Routing, RunError
 from common.contracts.usage import Usage
 from common.messaging.envelope import unseal
 from common.messaging.topology import CONTROL
@@ -25,6 +25,7 @@ from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant, forge
 from tests.stage import eventually
 
 _BEGAN = datetime(2026, 5, 1, 12, tzinfo=UTC)
+_MOVE = Fallback(step=1, from_model="first", to_model="second", reason="provider_unavailable")
 
 
 async def _recorded(gateway: Running, tenant: Tenant, **columns: Any) -> UUID:
@@ -105,12 +106,14 @@ async def test_a_finished_task_shows_everything_and_its_cost_once_it_is_settled(
         gateway, tenant, status="completed", output="A field.", steps=2, attempts=1, model="m", agent="default",
         started_at=_BEGAN + timedelta(seconds=1), finished_at=_BEGAN + timedelta(seconds=3.5),
         usage='{"output_tokens": 5}', metadata='{"a": "b"}',
+        routing='{"model": "first", "reason": "rule 1"}', fallbacks=json.dumps([_MOVE.model_dump()]),
     )  # fmt: skip
     await _charged(gateway, tenant, task_id, "0.000123")
     await _charged(gateway, tenant, task_id, "0.1")
     task = await _read(gateway, tenant, task_id)
     assert (task["status"], task["output"], task["steps"], task["model"]) == ("completed", "A field.", 2, "m")
     assert (task["queued_ms"], task["duration_ms"], task["cost_usd"]) == (1000, 2500, "0.100123")
+    assert (task["routing"], task["fallbacks"]) == ({"model": "first", "reason": "rule 1"}, [_MOVE.model_dump()])
     assert (task["usage"], task["metadata"], task["error"]) == ({"output_tokens": 5}, {"a": "b"}, None)
     await _charged(gateway, tenant, task_id, "0", "open")
     assert (await _read(gateway, tenant, task_id))["cost_usd"] is None
@@ -122,11 +125,13 @@ async def test_an_end_that_is_decided_and_not_recorded_is_shown_whole(gateway: R
     outcome = RunFinished(
         task_id=task_id, tenant_id=tenant.id, tier="pro", fence=1, status="failed", model="m", steps=1,
         error=RunError(type="budget_exceeded", message="no"), usage=Usage(output_tokens=3), finished_at=_BEGAN,
+        routing=Routing(model="first", reason="rule 1"), fallbacks=(_MOVE,),
     )  # fmt: skip
     await _run(gateway, tenant, task_id, "failed", outcome=outcome.encode(), finished_at=_BEGAN, started_at=_BEGAN)
     task = await _read(gateway, tenant, task_id)
     assert (task["status"], task["error"]) == ("failed", {"type": "budget_exceeded", "message": "no"})
     assert task["usage"]["output_tokens"] == 3
+    assert (task["routing"], task["fallbacks"]) == ({"model": "first", "reason": "rule 1"}, [_MOVE.model_dump()])
 
 
 @pytest.mark.parametrize("address", ["", "/events", "/cancel"])

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from common.contracts import RunFinished, TaskSubmitted
-from common.contracts.runs import RunError
+from common.contracts.runs import Fallback, Routing, RunError
 from common.contracts.tasks import InputMessage
 from common.pipelining import Pipelined
 from common.postgres import Pool
@@ -72,6 +72,15 @@ async def _assert_whole(owner: Pool, story: Story) -> None:
         ("user", [{"type": "text", "text": "What is AI?"}]),
         ("assistant", [{"type": "text", "text": "A field of computer science."}]),
     ]
+
+
+async def test_how_a_task_came_by_its_model_is_recorded(story: Story, pool: Pool, owner: Pool) -> None:
+    move = Fallback(step=1, from_model="first", to_model="second", reason="provider_unavailable")
+    routing = Routing(model="first", reason="rule 1")
+    await _record(pool, story.submitted(), story.finished(routing=routing, fallbacks=(move,)))
+    await _record(pool, story.finished(fence=2))
+    task = await _task(owner, story.task_id)
+    assert (task["routing"], task["fallbacks"]) == (routing.model_dump(), [move.model_dump()])
 
 
 @pytest.mark.parametrize("together", [True, False])

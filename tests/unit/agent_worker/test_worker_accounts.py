@@ -19,12 +19,14 @@ from agent_worker.accounts import (
     UnpricedModelError,
 )
 from agent_worker.checkpoint import Checkpoint
-from agent_worker.limiter.provider_limits import CallLimit
+from agent_worker.happenings import Step
+from agent_worker.limiter.provider_limits import CallLimit, Unlimited
 from agent_worker.limiter.shared import Reservation
-from agent_worker.loop import Step
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
+from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import CallRequest, Leave, RunRepository, SavedStep
+from agent_worker.resilience.chain import Served
 from common.contracts import Contract, TaskSubmitted, UsageRecorded
 from common.contracts.base import now
 from common.contracts.events import EventId
@@ -32,6 +34,7 @@ from common.contracts.tasks import InputMessage
 from common.contracts.usage import Usage
 from common.errors import BrokerUnavailable, StoreUnavailable
 from common.messaging.publisher import Publisher
+from tests.unit.agent_worker.serving import served
 
 HELD = Leave("held", None, Decimal("0.1"), None)
 TASK = TaskSubmitted(
@@ -106,13 +109,17 @@ def books(
         TASK,
         1,
         0,
-        ("anthropic", "m"),
         cast(RunRepository, store),
         cast(Publisher, wire),
         checkpoint or Checkpoint(),
         log or RunLog("k", 1, Unread()),
-        limit,
+        lambda _: limit or Unlimited(),
     )
+
+
+def answering(most: int) -> Served:
+    """A model that answers with so many tokens at most."""
+    return served(Scripted(), limit=most)
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +139,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_refusal_ends_the_run(verdict: Any, error: type[Exception]) -> None:
     leave = Leave(verdict, "tenant_day", Decimal("0.5"), Decimal(2))
     with pytest.raises(error):
-        await books(Store(leave), Wire()).begin(1, 10, 10, 10)
+        await books(Store(leave), Wire()).begin(1, answering(10), 10, 10)
 
 
 async def test_open_holds_are_waited_for() -> None:
     wait = Leave("wait", "run", Decimal(1), Decimal(2))
     store = Store(wait, wait, HELD)
-    attempt = await books(store, Wire()).begin(1, 10, 10, 10)
+    attempt = await books(store, Wire()).begin(1, answering(10), 10, 10)
     assert store.held == {attempt}
 
 
@@ -146,7 +153,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(accounts, "_FIRST_LOOK_SECONDS", 0.0005)
     monkeypatch.setattr(accounts, "_LONGEST_LOOK_SECONDS", 0.001)
     store, log = Store(*[Leave("wait", "run", Decimal(1), Decimal(2))] * 50, HELD), RunLog("k", 1, Unread())
-    await books(store, Wire(), log=log).begin(3, 10, 10, 10)
+    await books(store, Wire(), log=log).begin(3, answering(10), 10, 10)
     told = [(event.type, event.data) for event in log.not_durable()]
     assert told == [("status", {"status": "running", "step": 3, "waiting_for": "holds", "scope": "run"})]
 
@@ -154,7 +161,7 @@ async def test_however_long_and_the_client_is_told_once(monkeypatch: pytest.Monk
 async def test_servers_that_are_away_are_waited_for() -> None:
     store, wire = Store(StoreUnavailable("away"), StoreUnavailable("away"), HELD), Wire(failures=3)
     accounts_ = books(store, wire)
-    attempt = await accounts_.begin(1, 10, 10, 10)
+    attempt = await accounts_.begin(1, answering(10), 10, 10)
     await accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
     (record,) = wire.records
     assert (record.attempt_id, record.usage.output_tokens, record.estimated) == (attempt, 3, True)
@@ -166,7 +173,7 @@ async def test_the_step_before_is_saved_with_the_leave(verdict: Any, kept: bool)
     checkpoint = Checkpoint()
     checkpoint.add(Step(1, (), Usage()), EventId(1, 4))
     store = Store(Leave(verdict, None, None, None))
-    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, 1, 1, 1), return_exceptions=True)
+    await asyncio.gather(books(store, Wire(), checkpoint).begin(2, answering(1), 1, 1), return_exceptions=True)
     (saved,) = store.saved
     assert saved is not None
     assert (saved.number, saved.last_seq) == (1, 4)
@@ -205,7 +212,7 @@ async def test_the_limit_comes_before_the_hold_and_the_client_is_told_of_the_wai
     store, log = Store(HELD), RunLog("k", 1, Unread())
     limit = Limit(store)
     accounts_ = books(store, Wire(), log=log, limit=limit)
-    attempt = await accounts_.begin(2, 900, 200, 50)
+    attempt = await accounts_.begin(2, answering(50), 900, 200)
     assert limit.asked == [(250, 0)]  # the likely input and the longest answer, before any hold
     assert len(limit.open) == 1
     told = [(event.type, event.data) for event in log.not_durable()]
@@ -219,7 +226,7 @@ async def test_nothing_of_the_limit_is_kept_while_holds_are_in_the_way() -> None
     wait = Leave("wait", "run", Decimal(1), Decimal(2))
     store = Store(wait, wait, HELD)
     limit = Limit(store)
-    await books(store, Wire(), limit=limit).begin(1, 10, 10, 10)
+    await books(store, Wire(), limit=limit).begin(1, answering(10), 10, 10)
     assert (len(limit.asked), len(limit.open)) == (3, 1)
 
 
@@ -228,7 +235,7 @@ async def test_a_call_that_is_refused_its_hold_gives_back_what_it_drew(verdict: 
     store = Store(Leave(verdict, "run", Decimal(1), Decimal(2)))
     limit = Limit(store)
     with pytest.raises((RunLostError, CancelRequestedError, UnpricedModelError, BudgetExceededError)):
-        await books(store, Wire(), limit=limit).begin(1, 10, 10, 10)
+        await books(store, Wire(), limit=limit).begin(1, answering(10), 10, 10)
     assert (len(limit.asked), limit.open) == (1, [])
 
 
@@ -236,7 +243,7 @@ async def test_wherever_leave_is_cut_nothing_stays_drawn() -> None:
     for turns in range(30):
         store = Store(StoreUnavailable("away"), HELD)
         limit = Limit(store)
-        task = asyncio.create_task(books(store, Wire(), limit=limit).begin(1, 10, 10, 10))
+        task = asyncio.create_task(books(store, Wire(), limit=limit).begin(1, answering(10), 10, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
@@ -248,7 +255,7 @@ async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> No
     given_back = 0
     for turns in range(30):
         store, wire = Store(StoreUnavailable("away"), HELD), Wire(failures=1)
-        task = asyncio.create_task(books(store, wire).begin(1, 10, 10, 10))
+        task = asyncio.create_task(books(store, wire).begin(1, answering(10), 10, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_worker.checkpoint import Checkpoint
-from agent_worker.loop import Step
+from agent_worker.happenings import Step
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
 from common.contracts.events import EventId

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_worker.happenings import Answered, HistoryTrimmed
 from agent_worker.history import Exchange, History
-from agent_worker.loop import AgentLoop, Answered, HistoryTrimmed, Plan
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import Block, CallMeter, ModelRequest, RateLimits, TextDelta, Turn
 from agent_worker.providers.scripted import Scripted
+from agent_worker.resilience.chain import Served
 from agent_worker.resilience.retry import Retry
 from agent_worker.sizes import overhead, text_bytes
 from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import builtin_tools
+from tests.unit.agent_worker.serving import plan, served
 
 _TEXT = st.text(max_size=80)
 _NO_TOOLS = Toolbox({})
@@ -84,7 +87,7 @@ def test_a_model_without_tools_is_shown_what_was_said_alone(history: History) ->
 class _Free:
     """Every call has leave."""
 
-    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> Any:
+    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> Any:
         return uuid4()
 
     def heard(self, limits: RateLimits) -> None:
@@ -105,8 +108,8 @@ async def test_every_call_fits_the_window_and_has_the_prompt_and_what_is_asked(
         requests.append(request)
         return (TextDelta("ok"),)
 
-    plan = Plan("m", system, 3, 100, None, window)
-    loop = AgentLoop(plan, Scripted(script), tools, _Free(), Retry())
+    asked_of = plan(served(Scripted(script), window=window), system=system, max_steps=3)
+    loop = AgentLoop(asked_of, tools, _Free(), Retry())
     asked = (Turn("user", (_text(question),)),)
     happenings = [happening async for happening in loop.run(asked, history=history)]
     assert isinstance(happenings[-1], Answered)

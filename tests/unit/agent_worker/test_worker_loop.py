@@ -3,23 +3,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from agent_worker.loop import (
-    AgentLoop,
+from agent_worker.happenings import (
     Answered,
     CallUsed,
     Happening,
-    MaxStepsReachedError,
-    Plan,
+    LimitReachedError,
     Retrying,
     StepEnded,
     Token,
     ToolEnded,
     ToolStarted,
 )
+from agent_worker.loop import AgentLoop
 from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,
@@ -32,11 +32,12 @@ from agent_worker.providers.base import (
     Turn,
 )
 from agent_worker.providers.scripted import Scripted
+from agent_worker.resilience.chain import Served
 from agent_worker.resilience.retry import Retry
 from agent_worker.tools.base import Tool, Toolbox, ToolError
+from tests.unit.agent_worker.serving import plan, served
 
 ASKED = (Turn("user", ({"type": "text", "text": "hello"},)),)
-PLAN = Plan("m", "be brief", max_steps=5, max_output_tokens=100, temperature=None, window=100_000)
 Said = Sequence[TextDelta | ToolCall | ProviderError]
 
 
@@ -48,11 +49,13 @@ class Books:
     begun: list[UUID] = field(default_factory=list)
     recorded: list[tuple[UUID, CallMeter]] = field(default_factory=list)
     bounds: list[int] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
 
-    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
+    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         for _ in range(self.turns):
             await asyncio.sleep(0)
         self.begun.append(uuid4())
+        self.models.append(served.model.name)
         self.bounds.append(input_bound)
         return self.begun[-1]
 
@@ -82,8 +85,9 @@ async def refuse() -> str:
 TOOLS = Toolbox({tool.spec.name: tool for tool in (Tool.of(double), Tool.of(refuse))})
 
 
-def agent(script: Callable[[ModelRequest], Said], books: Books, plan: Plan = PLAN) -> AgentLoop:
-    return AgentLoop(plan, Scripted(script), TOOLS, books, Retry(base=0.001, cap=0.001))
+def agent(script: Callable[[ModelRequest], Said], books: Books, window: int = 100_000, **planned: Any) -> AgentLoop:
+    asked = plan(served(Scripted(script), window=window), **planned)
+    return AgentLoop(asked, TOOLS, books, Retry(base=0.001, cap=0.001))
 
 
 def in_turn(*answers: Said) -> Callable[[ModelRequest], Said]:
@@ -91,9 +95,9 @@ def in_turn(*answers: Said) -> Callable[[ModelRequest], Said]:
     return lambda _: next(left)
 
 
-async def played(script: Callable[[ModelRequest], Said], plan: Plan = PLAN) -> tuple[list[Happening], Books]:
+async def played(script: Callable[[ModelRequest], Said], **planned: Any) -> tuple[list[Happening], Books]:
     books = Books()
-    happenings = [happening async for happening in agent(script, books, plan).run(ASKED)]
+    happenings = [happening async for happening in agent(script, books, **planned).run(ASKED)]
     books.check()
     return happenings, books
 
@@ -173,10 +177,9 @@ async def test_an_answer_without_text_is_an_answer() -> None:
 
 async def test_the_last_step_runs_no_tools() -> None:
     books = Books()
-    plan = Plan("m", "", max_steps=2, max_output_tokens=100, temperature=None, window=100_000)
     seen: list[Happening] = []
-    with pytest.raises(MaxStepsReachedError, match="each of its 2 steps"):
-        await consume(agent(lambda _: (ToolCall("a", "double", {"n": 1}),), books, plan), seen)
+    with pytest.raises(LimitReachedError, match="reached its max_steps"):
+        await consume(agent(lambda _: (ToolCall("a", "double", {"n": 1}),), books, max_steps=2), seen)
     assert (sum(isinstance(h, ToolStarted) for h in seen), len(books.begun)) == (1, 2)
 
 
@@ -188,8 +191,7 @@ async def test_a_run_goes_on_from_a_later_step() -> None:
 
 
 async def test_the_bound_is_never_above_the_models_window() -> None:
-    plan = Plan("m", "s" * 5000, max_steps=2, max_output_tokens=100, temperature=None, window=1000)
-    _, books = await played(in_turn((TextDelta("x"),)), plan)
+    _, books = await played(in_turn((TextDelta("x"),)), system="s" * 5000, window=1000)
     assert books.bounds == [1000]
 
 
@@ -224,7 +226,7 @@ async def consume(loop: AgentLoop, seen: list[Happening]) -> None:
 async def cut_after(turns: int) -> tuple[bool, Books]:
     """Cancel the run after so many turns of the event loop; whether it was still running."""
     books = Books(turns=2)
-    loop = AgentLoop(PLAN, Paced(eventful()), TOOLS, books, Retry(base=1e-9, cap=1e-9))
+    loop = AgentLoop(plan(served(Paced(eventful()))), TOOLS, books, Retry(base=1e-9, cap=1e-9))
     task = asyncio.create_task(consume(loop, []))
     for _ in range(turns):
         await asyncio.sleep(0)

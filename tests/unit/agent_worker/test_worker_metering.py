@@ -9,7 +9,7 @@ from anthropic.types import MessageDeltaUsage, RawMessageDeltaEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_worker.loop import settle_meter
+from agent_worker.metering import settle_meter
 from agent_worker.providers import anthropic, openai_chat, openai_responses
 from agent_worker.providers.base import CallMeter, ModelRequest, ToolSpec, Turn
 from agent_worker.sizes import overhead, text_bytes, tokens_of

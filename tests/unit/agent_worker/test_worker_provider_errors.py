@@ -168,11 +168,40 @@ def test_a_broken_answer_may_be_whole_the_next_time(error: Exception) -> None:
         (401, None, "provider_refused_credentials"),
         (402, None, "provider_refused_credentials"),
         (400, "context_length_exceeded", "provider_refused_request"),
+        (400, "organization_on_hold", "provider_refused_credentials"),
+        (400, "cmek_key_disabled", "provider_refused_credentials"),
+        (429, "billing_not_active", "provider_quota_exhausted"),
         (404, None, "provider_refused_request"),
     ],
 )
 def test_reasons(status: int, code: str | None, reason: str) -> None:
     assert from_status(status, code, "", {}).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [
+        (400, None, "request"),
+        (413, None, "request"),
+        (422, None, "request"),
+        (429, None, "limit"),
+        (429, "insufficient_quota", "provider"),
+        (400, "organization_on_hold", "provider"),
+        (401, None, "provider"),
+        (403, None, "provider"),
+        (404, None, "provider"),
+        (408, None, "provider"),
+        (500, None, "provider"),
+        (529, None, "provider"),
+    ],
+)
+def test_whose_fault_it_is(status: int, code: str | None, fault: str) -> None:
+    assert from_status(status, code, "", {}).fault == fault
+
+
+@pytest.mark.parametrize("translate", [claude.translate, gpt.translate])
+def test_a_broken_answer_is_the_providers_fault(translate: Callable[[Exception], ProviderError]) -> None:
+    assert {translate(error).fault for error in (httpx2.ReadError("gone"), KeyError(3))} == {"provider"}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +241,16 @@ SECRETS = "Incorrect API key provided: sk-proj-ab***wxyz in organization org-123
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(401, None), (402, None), (403, None), (429, None), (429, "insufficient_quota"), (500, None)]
+    ("status", "code"),
+    [
+        (400, "organization_on_hold"),
+        (401, None),
+        (402, None),
+        (403, None),
+        (429, None),
+        (429, "insufficient_quota"),
+        (500, None),
+    ],
 )
 def test_what_a_provider_says_of_its_operator_is_not_for_tenants(status: int, code: str | None) -> None:
     error = from_status(status, code, SECRETS, {})

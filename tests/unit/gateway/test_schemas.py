@@ -68,6 +68,7 @@ def test_money_is_exact_however_it_is_written() -> None:
         ({"agent": "nobody"}, "agent", "no agent 'nobody'"),
         ({"agent": None}, "agent", "valid string"),
         ({"model": "gpt-9"}, "model", "no model 'gpt-9'"),
+        ({"model": "auto", "max_output_tokens": 128_001}, "max_output_tokens", "gpt-5.4 gives at most 128000"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"max_output_tokens": 64_001}, "max_output_tokens", "at most 64000"),
         ({"max_steps": 101}, "max_steps", "less than or equal to 100"),
@@ -104,6 +105,15 @@ def test_what_is_wrong_is_told_with_its_field_and_the_reason(fields: dict[str, A
     assert problem.errors is not None
     assert problem.errors[0]["field"] == field
     assert reason in problem.errors[0]["reason"]
+
+
+def test_the_model_may_be_left_to_the_rules_where_there_are_some() -> None:
+    request = _read({"input": "x", "model": "auto", "max_output_tokens": 100_000})
+    with pytest.raises(Problem) as caught:
+        check_catalogue(request, _CATALOGUE.model_copy(update={"auto": ()}))
+    assert caught.value.errors is not None
+    (error,) = caught.value.errors
+    assert (error["field"], error["reason"]) == ("model", "there are no rules to pick a model by: name one")
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])

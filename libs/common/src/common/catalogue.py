@@ -1,10 +1,11 @@
-"""Tiers, models and agents, as the operator's YAML files declare them; checked whole when they are read.
+"""Tiers, models, agents and the rules of `auto`, as the operator's YAML files declare them; checked whole when read.
 
 The gateway reads them to refuse what does not exist, the worker to run it, the topology job to make the lanes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +18,11 @@ from common.errors import ConfigurationError
 _LAST_WATERMARK = 0.4
 # Well below the time after which the broker takes a delivery from its consumer (the policy `lanes`).
 LONGEST_RUN_SECONDS = 3 * 3600
+AUTO = "auto"
+"""Named in place of a model: the rules decide."""
+# What each file declares, by its keys.
+_FILES = {"tiers": ("tiers",), "models": ("models", "auto"), "agents": ("agents",)}
+ModelClass = Literal["simple", "standard", "strong"]
 
 
 class _Entry(BaseModel):
@@ -54,8 +60,27 @@ class Model(_Entry):
     max_output: int = Field(ge=1, description="tokens")
     requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
     tokens_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000_000)
-    class_: Literal["simple", "standard", "strong"] = Field(alias="class")
+    class_: ModelClass = Field(alias="class")
     price: Price
+    fallbacks: tuple[str, ...] = Field(
+        default=(), description="the models that answer, in this order, where this one cannot; theirs are not followed"
+    )
+
+
+class AutoRule(_Entry):
+    """Gives tasks that fit all of its conditions to the first declared model of a class."""
+
+    class_: ModelClass = Field(alias="class")
+    longer_than: int | None = Field(default=None, ge=0, description="characters of the task's input")
+    tools: bool | None = Field(default=None, description="whether the agent has tools")
+    keywords: tuple[str, ...] = Field(
+        default=(), description="one of which the newest message has, as a whole word or phrase, in whatever case"
+    )
+
+    @property
+    def fits_all(self) -> bool:
+        """Whether it has no conditions."""
+        return self.longer_than is None and self.tools is None and not self.keywords
 
 
 class Agent(_Entry):
@@ -68,6 +93,9 @@ class Agent(_Entry):
     tools: tuple[str, ...] = ()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
+    max_run_tokens: int | None = Field(
+        default=None, ge=1, description="of input and output, over all calls of a run: the next step is then the last"
+    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     timeout_seconds: float = Field(
         default=600, gt=0, le=LONGEST_RUN_SECONDS, description="wall clock of a whole run, takeovers included"
@@ -80,6 +108,8 @@ class Catalogue(_Entry):
     tiers: tuple[Tier, ...] = Field(min_length=1)
     models: tuple[Model, ...] = Field(min_length=1)
     agents: tuple[Agent, ...] = Field(min_length=1)
+    auto: tuple[AutoRule, ...] = ()
+    """The first that fits decides; without rules there is no `auto`."""
 
     @model_validator(mode="after")
     def _names_are_unique_and_resolve(self) -> Self:
@@ -89,8 +119,39 @@ class Catalogue(_Entry):
                 if names.count(name) > 1:
                     raise ValueError(f"{type(what[0]).__name__.lower()} {name!r} is declared twice")
         for agent in self.agents:
-            if self.model(agent.model) is None:
+            if not self.models_for(agent.model):
                 raise ValueError(f"agent {agent.name!r} names the model {agent.model!r}, which is not declared")
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_lead_somewhere_else(self) -> Self:
+        for model in self.models:
+            chain = [model.name]
+            for name in model.fallbacks:
+                if self.model(name) is None:
+                    raise ValueError(f"model {model.name!r} falls back to {name!r}, which is not declared")
+                if name in chain:
+                    circle = ", ".join([*chain, name])
+                    raise ValueError(f"the fallbacks of model {model.name!r} go round in a circle: {circle}")
+                chain.append(name)
+        return self
+
+    @model_validator(mode="after")
+    def _auto_picks_for_every_task(self) -> Self:
+        if self.model(AUTO) is not None:
+            raise ValueError(f"no model can be named {AUTO!r}: the name stands for the rules that pick one")
+        for number, rule in enumerate(self.auto, 1):
+            if self.first_of(rule.class_) is None:
+                raise ValueError(f"rule {number} of `auto` picks a {rule.class_} model, and none is declared")
+            if rule.fits_all != (number == len(self.auto)):
+                raise ValueError(
+                    f"rule {number} of `auto` {'has no' if rule.fits_all else 'has'} conditions: the last rule, and it"
+                    " alone, is to fit every task"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _better_tiers_leave_less(self) -> Self:
         watermarks = list(self.watermarks.items())
         for (better, kept), (tier, also_kept) in pairwise(watermarks):
             if also_kept < kept:
@@ -103,6 +164,16 @@ class Catalogue(_Entry):
     def model(self, name: str) -> Model | None:
         """The model of that name."""
         return next((model for model in self.models if model.name == name), None)
+
+    def models_for(self, name: str) -> tuple[Model, ...]:
+        """Those of which one answers where this name is asked for, fallbacks aside; none: there is no such name."""
+        asked = [self.first_of(rule.class_) for rule in self.auto] if name == AUTO else [self.model(name)]
+        return tuple(model for model in asked if model is not None)
+
+    def first_of(self, class_: ModelClass, apis: Container[str] | None = None) -> Model | None:
+        """The first declared model of a class, of those that are served over one of these APIs where they are given."""
+        fitting = (model for model in self.models if model.class_ == class_)
+        return next((model for model in fitting if apis is None or model.api in apis), None)
 
     def agent(self, name: str) -> Agent | None:
         """The agent of that name."""
@@ -126,7 +197,7 @@ class Catalogue(_Entry):
 def load_catalogue(directory: Path) -> Catalogue:
     """Read `tiers.yaml`, `models.yaml` and `agents.yaml`. Raises `ConfigurationError` naming what is wrong."""
     parts: dict[str, Any] = {}
-    for name in ("tiers", "models", "agents"):
+    for name, keys in _FILES.items():
         path = directory / f"{name}.yaml"
         try:
             document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -134,7 +205,9 @@ def load_catalogue(directory: Path) -> Catalogue:
             raise ConfigurationError(f"The catalogue file {path} cannot be read: {error.strerror}.") from error
         except yaml.YAMLError as error:
             raise ConfigurationError(f"The catalogue file {path} is not YAML: {error}.") from error
-        parts[name] = document.get(name) if isinstance(document, dict) else None
+        declared = document if isinstance(document, dict) else {}
+        # A first key that is not there is an error; those after it may be left out.
+        parts |= {key: declared.get(key) for key in keys if key == keys[0] or declared.get(key) is not None}
     try:
         return Catalogue.model_validate(parts)
     except ValidationError as error:

@@ -17,6 +17,8 @@ from agent_worker.limiter.shared import Reservation
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.repository import CallRequest, Leave, RunRepository
+from agent_worker.resilience.chain import Served
+from common.catalogue import Model
 from common.contracts import TaskSubmitted, UsageRecorded
 from common.contracts.base import now
 from common.contracts.identifiers import attempt_id
@@ -76,45 +78,47 @@ class RunAccounts:
         task: TaskSubmitted,
         fence: int,
         calls: int,
-        served_by: tuple[str, str],
         repository: RunRepository,
         publisher: Publisher,
         checkpoint: Checkpoint,
         events: RunLog,
-        limit: CallLimit | None = None,
+        limit_of: Callable[[Model], CallLimit] = Unlimited.of,
     ) -> None:
-        """`calls` have been made in earlier acquisitions; `served_by` is the provider and its model."""
+        """`calls` have been made in earlier acquisitions; `limit_of` a model is what this run keeps to with it."""
         self._task = task
         self._fence = fence
         self._calls = calls
-        self._provider, self._model = served_by
         self._repository = repository
         self._publisher = publisher
         self._checkpoint = checkpoint
         self._events = events
-        self._limit = limit or Unlimited()
+        self._limit_of = limit_of
+        self._limit: CallLimit = Unlimited()
+        self._model: Model | None = None
         self._reservation = Reservation(0.0)
         self._held: UUID | None = None
         self.used = checkpoint.usage
         """What the finished steps and this acquisition's calls used, those that were cut included."""
 
-    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
+    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         """Take leave for one call: of the provider's limit, then the hold, the fence and the checkpoint at once."""
         self._calls += 1
+        self._model = model = served.model
+        self._limit = self._limit_of(model)
         attempt = attempt_id(self._task.task_id, step, self._calls)
         request = CallRequest(
             attempt,
             step,
             self._calls,
             self._task.user_id,
-            self._provider,
-            self._model,
+            model.provider,
+            model.name,
             input_bound,
-            max_output_tokens,
+            served.max_output_tokens,
             self._task.max_cost_usd,
         )
         try:
-            _raise_unless_held(await self._leave(request, input_estimate + max_output_tokens))
+            _raise_unless_held(await self._leave(request, input_estimate + served.max_output_tokens))
         except asyncio.CancelledError:
             self._limit.give_back(self._reservation)
             if self._held == attempt:  # the hold was taken, for a call that will not be made
@@ -135,7 +139,7 @@ class RunAccounts:
         """
         pause, told = _FIRST_LOOK_SECONDS, False
         while True:
-            self._reservation = await self._limit.reserve(tokens, lambda: self._tell_of_limit(request.step))
+            self._reservation = await self._limit.reserve(tokens, lambda: self._tell_of_limit(request))
             leave = await undisturbed(self._ask(request))
             if leave.verdict == "held":
                 return leave
@@ -148,9 +152,10 @@ class RunAccounts:
             await asyncio.sleep(pause)
             pause = min(_LONGEST_LOOK_SECONDS, pause * 2)
 
-    def _tell_of_limit(self, step: int) -> None:
-        _log.info("run.waits_for_provider", task_id=str(self._task.task_id), provider=self._provider, model=self._model)
-        self._events.emit("status", {"status": "running", "step": step, "waiting_for": "provider"})
+    def _tell_of_limit(self, request: CallRequest) -> None:
+        task_id = str(self._task.task_id)
+        _log.info("run.waits_for_provider", task_id=task_id, provider=request.provider, model=request.model)
+        self._events.emit("status", {"status": "running", "step": request.step, "waiting_for": "provider"})
 
     def _tell_of_wait(self, step: int, leave: Leave) -> None:
         _log.info("run.waits_for_holds", task_id=str(self._task.task_id), scope=leave.scope)
@@ -170,6 +175,7 @@ class RunAccounts:
 
     async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         """Publish what the call used; the run does not go on before the broker has it."""
+        assert self._model is not None  # noqa: S101 - no call is recorded that was not begun
         self._limit.settle(self._reservation, meter)
         self.used = self.used + meter.usage
         record = UsageRecorded(
@@ -178,8 +184,8 @@ class RunAccounts:
             tenant_id=self._task.tenant_id,
             user_id=self._task.user_id,
             agent=self._task.agent,
-            provider=self._provider,
-            model=self._model,
+            provider=self._model.provider,
+            model=self._model.name,
             step=step,
             call=self._calls,
             fence=self._fence,

@@ -27,9 +27,12 @@ from agent_worker.providers.scripted import Scripted
 from agent_worker.report_records import WorkerReports
 from agent_worker.reporting import report_forever, retire
 from agent_worker.repository import RunRepository
+from agent_worker.resilience.breakers import Breakers
+from agent_worker.resilience.deadlines import Deadlines, Timed
 from agent_worker.resilience.retry import Retry
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name
+from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
@@ -74,11 +77,13 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         pipelined = Pipelined(state, settings.redis.timeout)
         writer = StreamWriter(pipelined, supervisor.fenced_off)
         limits = ProviderLimits(pipelined, catalogue, settings.workers)
+        breakers = Breakers(pipelined, catalogue)
+        staffing = Staffing(catalogue, await stack.enter_async_context(_providers(settings)), breakers)
+        staffing.report_unreachable()
         equipment = Equipment(
             settings=settings,
             worker=worker_name(),
-            catalogue=catalogue,
-            providers=await stack.enter_async_context(_providers(settings)),
+            staffing=staffing,
             toolboxes=boxes,
             repository=repository,
             publisher=publish,
@@ -105,6 +110,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             asyncio.create_task(supervisor.keep_leases(), name="leases"),
             asyncio.create_task(writer.run(), name="streams"),
             asyncio.create_task(limits.run(), name="limits"),
+            asyncio.create_task(breakers.run(), name="breakers"),
         ]
         flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, supervisor.start)
@@ -162,7 +168,8 @@ async def _providers(settings: WorkerSettings) -> AsyncIterator[dict[str, Provid
         providers["chat"] = OpenAIChat(shared)
         providers["responses"] = OpenAIResponses(shared)
     try:
-        yield {api: Observed(provider) for api, provider in providers.items()}
+        deadlines = Deadlines(settings.first_token_timeout, settings.call_timeout)
+        yield {api: Observed(Timed(provider, deadlines)) for api, provider in providers.items()}
     finally:
         for provider in providers.values():
             await provider.close()

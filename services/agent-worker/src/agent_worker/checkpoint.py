@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from agent_worker.loop import Step
+from agent_worker.happenings import Step
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
 from common.contracts.events import EventId
-from common.contracts.runs import RunMessage
+from common.contracts.runs import Fallback, RunMessage
 from common.contracts.usage import Usage
 
 
@@ -41,6 +41,11 @@ class Checkpoint:
         """The last event that still stands when the run is taken up from here."""
         return EventId(self._stored[-1].fence, self._stored[-1].last_seq) if self._stored else None
 
+    @property
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """How the finished steps changed their model."""
+        return tuple(fallback for step in self._steps for fallback in step.fallbacks)
+
     def add(self, step: Step, stands_until: EventId) -> None:
         """A step is finished, and its events are durable."""
         self._steps.append(step)
@@ -62,9 +67,11 @@ def _state(step: Step) -> dict[str, Any]:
     return {
         "turns": [{"role": turn.role, "content": list(turn.content)} for turn in step.turns],
         "usage": step.usage.model_dump(),
+        "fallbacks": [fallback.model_dump() for fallback in step.fallbacks],
     }
 
 
 def _step(saved: SavedStep) -> Step:
     turns = tuple(Turn(turn["role"], tuple(turn["content"])) for turn in saved.state["turns"])
-    return Step(saved.number, turns, Usage.model_validate(saved.state["usage"]))
+    fallbacks = tuple(Fallback.model_validate(one) for one in saved.state.get("fallbacks", ()))
+    return Step(saved.number, turns, Usage.model_validate(saved.state["usage"]), fallbacks)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_worker.accounts import BudgetExceededError, UnpricedModelError
-from agent_worker.loop import MaxStepsReachedError, Step
+from agent_worker.happenings import LimitReachedError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage
 from common.errors import PoisonError
 
-FAILURES = (BudgetExceededError, UnpricedModelError, MaxStepsReachedError, ProviderError, PoisonError)
+FAILURES = (BudgetExceededError, UnpricedModelError, LimitReachedError, ProviderError, PoisonError)
 """What fails a run for good, and is no fault of this worker."""
+# Whether a run is cut when its time is up, or has nothing to say shortly before, is the same to its tenant.
+_LIMITS = {"timeout": "timeout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,9 @@ def run_error(error: Exception, model: str) -> RunError:
         return RunError(type="model_unpriced", message=f"the model {model} has no price, so it cannot be called")
     if isinstance(error, PoisonError):
         return RunError(type="too_large", message="a step of the run is too large to be recorded")
-    kind = "budget_exceeded" if isinstance(error, BudgetExceededError) else "max_steps_reached"
-    return RunError(type=kind, message=str(error))
+    if isinstance(error, LimitReachedError):
+        return RunError(type=_LIMITS.get(error.limit, f"{error.limit}_reached"), message=str(error))
+    return RunError(type="budget_exceeded", message=str(error))
 
 
 def done_data(ending: Ending, usage: Usage) -> dict[str, Any]:

@@ -8,21 +8,38 @@ the call used. It may be cancelled at any await; what a call used until it was c
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 from uuid import UUID
 
 from agent_worker.cutting import undisturbed
+from agent_worker.happenings import (
+    Answered,
+    CallUsed,
+    FellBack,
+    Happening,
+    HistoryTrimmed,
+    LimitReachedError,
+    Retrying,
+    Step,
+    StepEnded,
+    Token,
+    ToolEnded,
+    ToolStarted,
+    WrappingUp,
+)
 from agent_worker.history import History
+from agent_worker.metering import settle_meter
 from agent_worker.providers.base import (
     Block,
     CallMeter,
     ModelRequest,
     Piece,
-    Provider,
     ProviderError,
     RateLimits,
     StopReason,
@@ -30,95 +47,20 @@ from agent_worker.providers.base import (
     ToolCall,
     Turn,
 )
-from agent_worker.resilience.retry import Retry
+from agent_worker.resilience.chain import Chain, Served
+from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
+from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
+from common.contracts.runs import Fallback
 from common.contracts.usage import Usage
-
-
-class MaxStepsReachedError(Exception):
-    """The model still asks for tools in the last step that it may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A finished step, as it is checkpointed: the turns it added and what its calls used."""
-
-    number: int
-    turns: tuple[Turn, ...]
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryTrimmed:
-    """From this step on the model is shown only a part of the conversation: the oldest exchanges were dropped."""
-
-    step: int
-    history: dict[str, int]
-    """How many `exchanges` are left, and how many were `dropped`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolStarted:
-    """A tool is about to run."""
-
-    call: ToolCall
-
-
-@dataclass(frozen=True, slots=True)
-class ToolEnded:
-    """A tool's result, as the model will see it."""
-
-    result: ToolResult
-
-
-@dataclass(frozen=True, slots=True)
-class CallUsed:
-    """A model call is over, and used this."""
-
-    usage: Usage
-    estimated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Retrying:
-    """The call failed and is made again after some seconds. What the step has said so far no longer stands."""
-
-    error: ProviderError
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class StepEnded:
-    """The step is complete; another follows."""
-
-    step: Step
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The model ended its turn: the run is complete."""
-
-    step: Step
-    text: str
-    stop_reason: StopReason
-
-
-Happening = HistoryTrimmed | Token | ToolStarted | ToolEnded | CallUsed | Retrying | StepEnded | Answered
 
 
 class Calls(Protocol):
     """The leave to make a model call, and the account of it."""
 
-    async def begin(self, step: int, input_bound: int, input_estimate: int, max_output_tokens: int) -> UUID:
-        """Take leave for one call; the attempt's id. Raises what ends the run where there is none to be had.
+    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
+        """Take leave for one call of that model; the attempt's id. Raises what ends the run where there is none.
 
         The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
         """
@@ -132,70 +74,94 @@ class Calls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a task is run: everything that does not change while it runs."""
+    """How a task is run: everything that does not change while it runs. `models` are the first and its fallbacks."""
 
-    model: str
+    models: tuple[Served, ...]
     system: str
-    max_steps: int
-    max_output_tokens: int
+    limits: RunLimits
     temperature: float | None
-    window: int
-    """Tokens that the model takes in at most: no call can read more."""
 
 
 class AgentLoop:
     """One run of the loop."""
 
-    def __init__(self, plan: Plan, provider: Provider, tools: Toolbox, calls: Calls, retry: Retry) -> None:
+    def __init__(self, plan: Plan, tools: Toolbox, calls: Calls, retry: Retry) -> None:
         self._plan = plan
-        self._provider = provider
+        self._chain = Chain(plan.models)
+        self._retries = 0
+        self._last = False
         self._tools = tools
         self._calls = calls
         self._retry = retry
         self._random = random.Random()  # noqa: S311 - jitter
 
+    @property
+    def serving(self) -> Served:
+        """The model that is asked now."""
+        return self._chain.serving
+
+    @property
+    def _system(self) -> str:
+        """The system prompt of this step."""
+        return "\n\n".join(filter(None, (self._plan.system, WRAP_UP))) if self._last else self._plan.system
+
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
-        plan = self._plan
-        said = text_bytes(plan.system, turns) + overhead(turns, self._tools)
-        return max(0, plan.window - plan.max_output_tokens - said)
+        served = self.serving
+        said = text_bytes(self._system, turns) + overhead(turns, self._tools)
+        return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
-        self, turns: tuple[Turn, ...], first_step: int = 1, history: History | None = None
+        self,
+        turns: tuple[Turn, ...],
+        first_step: int = 1,
+        history: History | None = None,
+        used: Usage | None = None,
+        passed: float = 0.0,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        Raises `ProviderError` where the model failed for good, `MaxStepsReachedError`, and what `Calls` raises.
+        The steps before have used so much, and so many seconds have passed. Raises `ProviderError` where the models
+        failed for good, `LimitReachedError`, and what `Calls` raises.
         """
-        before, told = self._shown(history or History()), 0
-        for number in range(first_step, self._plan.max_steps + 1):
-            before = before.fitting(self.room(turns))
-            if before.dropped > told:
-                told = before.dropped
-                yield HistoryTrimmed(number, {"exchanges": len(before.exchanges), "dropped": told})
+        self._history, self._told = self._shown(history or History()), 0
+        began, total = monotonic() - passed, used or Usage()
+        for number in itertools.count(first_step):
+            limit = self._plan.limits.reached(number, total, monotonic() - began)
+            self._last = limit is not None and bool(self._tools.specs)
+            if limit is not None and self._last:
+                yield WrappingUp(number, limit)
             pieces: list[Piece] = []
-            used = Usage()
-            async with aclosing(self._ask(number, (*before.turns, *turns), pieces)) as happenings:
+            spent, fallbacks = Usage(), list[Fallback]()
+            async with aclosing(self._ask(number, turns, pieces)) as happenings:
                 async for happening in happenings:
                     if isinstance(happening, CallUsed):
-                        used = used + happening.usage
+                        spent = spent + happening.usage
+                    elif isinstance(happening, FellBack):
+                        fallbacks.append(happening.fallback)
                     yield happening
-            said = _assistant(pieces)
+            total = total + spent
             calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-            if not calls:
-                turns = (said,) if said.content else ()
-                yield Answered(Step(number, turns, used), _text(pieces), self._stop_reason)
+            if limit is not None or not calls:
+                yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
                 return
-            if number == self._plan.max_steps:
-                break
             results: list[ToolResult] = []
             async with aclosing(self._use(calls, results)) as happenings:
                 async for happening in happenings:
                     yield happening
-            step = Step(number, (said, _tool_turn(results)), used)
+            step = Step(number, (_assistant(pieces), _tool_turn(results)), spent, tuple(fallbacks))
             turns = (*turns, *step.turns)
             yield StepEnded(step)
-        raise MaxStepsReachedError(f"the model asked for tools in each of its {self._plan.max_steps} steps")
+
+    def _answer(
+        self, number: int, pieces: list[Piece], limit: Limit | None, spent: Usage, fallbacks: tuple[Fallback, ...]
+    ) -> tuple[Step, str, StopReason]:
+        """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
+        text = _text(pieces)
+        if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
+            raise LimitReachedError(limit)
+        said = _assistant([piece for piece in pieces if isinstance(piece, TextDelta)])
+        return Step(number, (said,) if said.content else (), spent, fallbacks), text, self._stop_reason
 
     async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
         for call in calls:
@@ -207,42 +173,95 @@ class AgentLoop:
     def _shown(self, history: History) -> History:
         return history if self._tools.specs else history.without_tools()
 
+    def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
+        """Let go what the model's window has no room for; told where that is more than before."""
+        self._history = self._history.fitting(self.room(turns))
+        exchanges, dropped = len(self._history.exchanges), self._history.dropped
+        if dropped <= self._told:
+            return None
+        self._told = dropped
+        return HistoryTrimmed(step, {"exchanges": exchanges, "dropped": dropped})
+
     async def _ask(self, step: int, turns: tuple[Turn, ...], pieces: list[Piece]) -> AsyncGenerator[Happening, None]:
-        """Call the model until it answers, or fails for good."""
-        failures = 0
+        """Call the model until it answers, then the next one, until all have failed for good."""
+        self._failures, error = 0, None
         while True:
             meter = CallMeter(heard=self._calls.heard)
             try:
-                async with aclosing(self._call(step, turns, meter)) as stream:
-                    async for piece in stream:
-                        pieces.append(piece)
-                        if isinstance(piece, TextDelta):
-                            yield Token(piece.text)
-            except ProviderError as error:
-                failures += 1
-                delay = self._retry.delay(failures, error, self._random)
-                yield CallUsed(meter.usage, meter.estimated)
-                if delay is None:
-                    raise
-                pieces.clear()
-                yield Retrying(error, delay)
-                await asyncio.sleep(delay)
+                async with aclosing(self._listen(step, turns, pieces, meter)) as happenings:
+                    async for happening in happenings:
+                        yield happening
+            except ProviderError as failed:
+                error = failed
             else:
                 self._stop_reason = meter.stop_reason
                 yield CallUsed(meter.usage, meter.estimated)
                 return
+            recovery = self._recover(step, error, meter)
+            if meter.asked:
+                yield CallUsed(meter.usage, meter.estimated)
+            if recovery is None:
+                raise error
+            pieces.clear()
+            yield recovery
+            await asyncio.sleep(recovery.delay)
+
+    async def _listen(
+        self, step: int, turns: tuple[Turn, ...], pieces: list[Piece], meter: CallMeter
+    ) -> AsyncGenerator[Happening, None]:
+        """One call, and what it says."""
+        if (trimmed := self._trimmed(step, turns)) is not None:
+            yield trimmed
+        async with aclosing(self._call(step, (*self._history.turns, *turns), meter)) as stream:
+            async for piece in stream:
+                pieces.append(piece)
+                if isinstance(piece, TextDelta):
+                    yield Token(piece.text)
+
+    def _recover(self, step: int, error: ProviderError, meter: CallMeter) -> Retrying | FellBack | None:
+        """What is done about a failed call: once more, by another model, or nothing."""
+        self._failures += 1
+        later = self._chain.after(error)
+        before = Failures(self._failures, self._retries, fallback=later is not None)
+        delay = self._retry.delay(before, error, self._random)
+        if delay is not None:
+            self._retries += 1
+            return Retrying(step, error, delay, meter.asked)
+        if later is None:
+            return None
+        fallback = self._chain.fallback(step, later, error)
+        self._chain, self._failures = later, 0
+        return FellBack(fallback, meter.asked)
 
     async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
-        plan = self._plan
-        text = text_bytes(plan.system, turns)
-        bound = min(plan.window, text + overhead(turns, self._tools))
+        served = self.serving
+        passage = await served.gate.enter()
+        try:
+            async with aclosing(self._paid_call(step, served, turns, meter)) as stream:
+                async for piece in stream:
+                    yield piece
+        except ProviderError as error:
+            served.gate.left(passage, error)
+            raise
+        else:
+            served.gate.left(passage, None)
+        finally:
+            served.gate.leave(passage, None)
+
+    async def _paid_call(
+        self, step: int, served: Served, turns: tuple[Turn, ...], meter: CallMeter
+    ) -> AsyncGenerator[Piece, None]:
+        model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
+        text = text_bytes(self._system, turns)
+        bound = min(model.window, text + overhead(turns, self._tools))
         estimate = min(bound, tokens_of(text))
-        attempt = await self._calls.begin(step, bound, estimate, plan.max_output_tokens)
+        attempt = await self._calls.begin(step, served, bound, estimate)
+        meter.asked = True
         request = ModelRequest(
-            plan.model, plan.system, turns, self._tools.specs, plan.max_output_tokens, plan.temperature, attempt
+            model.name, self._system, turns, self._tools.specs, limit, temperature, attempt, use_tools=not self._last
         )
         try:
-            async with aclosing(self._provider.stream(request, meter)) as stream:
+            async with aclosing(served.provider.stream(request, meter)) as stream:
                 async for piece in stream:
                     yield piece
         except ProviderError as error:
@@ -250,24 +269,8 @@ class AgentLoop:
             raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, estimate, plan.max_output_tokens)
+            settle_meter(meter, estimate, limit)
             await undisturbed(self._calls.record(attempt, step, meter))
-
-
-def settle_meter(meter: CallMeter, input_estimate: int, max_output_tokens: int) -> None:
-    """Where the provider's count did not arrive, put an estimate in its place.
-
-    A call that was refused used nothing. Any other has been read, as far as anybody can know here, and what was
-    received of its answer was written.
-    """
-    if meter.final or (meter.refused and not meter.accepted):
-        return
-    counted = meter.usage
-    read = counted.input_tokens if counted.total_input_tokens else input_estimate
-    received = min(max_output_tokens, tokens_of(meter.received_bytes))
-    written = max(counted.output_tokens, received)
-    meter.usage = counted.model_copy(update={"input_tokens": read, "output_tokens": written})
-    meter.estimated = True
 
 
 def _assistant(pieces: list[Piece]) -> Turn:

@@ -26,6 +26,19 @@ LIMIT_LEVEL = Gauge(
 LIMIT_PAUSED = Gauge(
     "laneway_provider_limit_paused_seconds", "How long the provider is still to be left alone", ["provider", "model"]
 )
+CIRCUIT_OPEN = Gauge(
+    "laneway_provider_circuit_open",
+    "Whether this worker leaves the model alone, but for probes: 1, else 0",
+    ["provider", "model"],
+)
+CIRCUIT_OPENED = Counter(
+    "laneway_provider_circuit_opened_total",
+    "How often this worker's own calls opened the circuit, failed probes included",
+    ["provider", "model"],
+)
+FALLBACKS = Counter(
+    "laneway_fallbacks_total", "Runs that went on with another model, by why they left theirs", ["left", "to", "reason"]
+)
 CALL_SECONDS = Histogram(
     "laneway_model_call_seconds",
     "Model calls, from the request to the end of the stream",

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from enum import Enum
 
 import structlog
 
-from agent_worker import conversing, loop
+from agent_worker import conversing
 from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
+from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.loop import AgentLoop, Answered, Happening, Step
+from agent_worker.happenings import Answered, FellBack, Happening, Retrying, Step, StepEnded, Token
+from agent_worker.loop import AgentLoop
+from agent_worker.metrics import FALLBACKS
 from agent_worker.progress import RunLog
 from agent_worker.repository import Obstacle, RunRepository
+from agent_worker.telling import event_of
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
-from common.contracts.runs import RunError
+from common.contracts.runs import Fallback, Routing, RunError
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
@@ -48,16 +50,6 @@ class StopReason(Enum):
     TIMED_OUT = "its time is up"
 
 
-@dataclass(frozen=True, slots=True)
-class Acquired:
-    """What the acquisition gave: the right to write, and what earlier ones left."""
-
-    fence: int
-    attempts: int
-    started_at: datetime
-    parked_seconds: float = 0.0
-
-
 class Run:
     """A run that this worker holds."""
 
@@ -66,7 +58,7 @@ class Run:
         task: TaskSubmitted,
         acquired: Acquired,
         agent_loop: AgentLoop,
-        served_by: tuple[str, str],
+        routing: Routing | None,
         timeout: float,
         accounts: RunAccounts,
         checkpoint: Checkpoint,
@@ -79,7 +71,8 @@ class Run:
         self.fence = acquired.fence
         self._acquired = acquired
         self._loop = agent_loop
-        self._provider, self._model = served_by
+        self._routing = routing
+        self._fallbacks = checkpoint.fallbacks
         self._timeout = timeout
         self._accounts = accounts
         self._checkpoint = checkpoint
@@ -114,7 +107,8 @@ class Run:
         if self._stop_reason is not None:
             self._working.cancel()
         # Not `asyncio.timeout`: a run is cancelled once at most, so that a second time means that nobody can wait.
-        alarm = asyncio.get_running_loop().call_later(self._time_left(), self.stop, StopReason.TIMED_OUT)
+        left = self._timeout - self._acquired.passed(self._timeout)
+        alarm = asyncio.get_running_loop().call_later(left, self.stop, StopReason.TIMED_OUT)
         try:
             ending = await self._outcome(self._working)
         finally:
@@ -130,15 +124,10 @@ class Run:
             return await self._wait_for(self._obstacle)
         return await self._finish(ending or self._cut_short()) or Disposition.RETURN
 
-    def _time_left(self) -> float:
-        """Seconds. A run that was taken over goes on with the time that its first worker began to use.
-
-        While it was parked it used none.
-        """
-        if self.fence == 1:
-            return self._timeout
-        passed = (now() - self._acquired.started_at).total_seconds() - self._acquired.parked_seconds
-        return max(0.0, self._timeout - passed)
+    @property
+    def _model(self) -> str:
+        """The one that is asked now."""
+        return self._loop.serving.model.name
 
     def _cut_short(self) -> Ending:
         if self._stop_reason is StopReason.TIMED_OUT:
@@ -160,7 +149,8 @@ class Run:
 
     def _begin(self) -> None:
         if self.fence == 1:
-            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1})
+            routed = {} if self._routing is None else {"routing": self._routing.model_dump()}
+            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1, **routed})
             self._step_began = self.log.last_id
             return
         stands = self._checkpoint.stands_until
@@ -182,7 +172,10 @@ class Run:
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
         history = await conversing.history(self.task, self._loop.room(asked), self._repository)
-        happenings = self._loop.run((*asked, *self._checkpoint.turns), self._checkpoint.next_step, history)
+        checkpoint = self._checkpoint
+        passed = self._acquired.passed(self._timeout)
+        turns = (*asked, *checkpoint.turns)
+        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -193,31 +186,27 @@ class Run:
         raise AssertionError("the loop ended without an answer")
 
     async def _observe(self, happening: Happening) -> None:
-        if isinstance(happening, loop.Token):
+        if isinstance(happening, Token):
             self.log.token(happening.text)
-        elif isinstance(happening, loop.CallUsed):
-            used = happening.usage.model_dump(exclude_defaults=True)
-            self.log.emit("usage", {**used, "estimated": happening.estimated})
-        elif isinstance(happening, loop.ToolStarted):
-            call = happening.call
-            self.log.emit("tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments})
-        elif isinstance(happening, loop.ToolEnded):
-            result = happening.result
-            self.log.emit(
-                "tool_end",
-                {"id": result.id, "name": result.name, "content": result.content, "is_error": result.is_error},
-            )
-        elif isinstance(happening, loop.Retrying):
-            self._reset(happening)
-        elif isinstance(happening, loop.HistoryTrimmed):
-            self.log.emit("status", {"status": "running", **asdict(happening)})
-        elif isinstance(happening, loop.StepEnded):
+            return
+        if isinstance(happening, FellBack):
+            self._fall_back(happening.fallback)
+        if isinstance(happening, Retrying | FellBack) and happening.asked:
+            self._reset(happening.reason, happening.delay)
+        if isinstance(happening, StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
+        if (event := event_of(happening)) is not None:
+            self.log.emit(*event)
 
-    def _reset(self, retrying: loop.Retrying) -> None:
+    def _fall_back(self, fallback: Fallback) -> None:
+        self._fallbacks = (*self._fallbacks, fallback)
+        FALLBACKS.labels(fallback.from_model, fallback.to_model, fallback.reason).inc()
+        _log.warning("run.fell_back", task_id=str(self.task.task_id), **fallback.model_dump())
+
+    def _reset(self, reason: str, delay: float) -> None:
         after = str(self._step_began) if self._step_began is not None else None
-        self.log.emit("reset", {"after": after, "reason": retrying.error.reason, "retry_in": round(retrying.delay, 3)})
+        self.log.emit("reset", {"after": after, "reason": reason, "retry_in": round(delay, 3)})
 
     async def _end_step(self, step: Step) -> None:
         self.log.emit("status", {"status": "running", "step": step.number + 1})
@@ -262,8 +251,10 @@ class Run:
             output=ending.output,
             error=ending.error,
             usage=self._accounts.used,
-            provider=self._provider,
+            provider=self._loop.serving.model.provider,
             model=self._model,
+            routing=self._routing,
+            fallbacks=self._fallbacks,
             steps=ending.step.number if ending.step else self._checkpoint.next_step - 1,
             attempts=self._acquired.attempts,
             messages=self._checkpoint.messages(ending.step),

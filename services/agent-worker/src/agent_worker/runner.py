@@ -11,21 +11,22 @@ from functools import partial
 import structlog
 
 from agent_worker.accounts import RunAccounts, until_available
+from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop, Plan
 from agent_worker.progress import RunLog
-from agent_worker.providers.base import Provider
 from agent_worker.repository import Acquisition, RunRepository
+from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
-from agent_worker.run import Acquired, Run
+from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
+from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.tools.base import Toolbox
 from common import batches, streams
 from common.admission import release
-from common.catalogue import Agent, Catalogue, Model
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
@@ -54,9 +55,7 @@ class Equipment:
 
     settings: WorkerSettings
     worker: str
-    catalogue: Catalogue
-    providers: Mapping[str, Provider]
-    """By API: `messages`, `chat`, `responses`, `scripted`."""
+    staffing: Staffing
     toolboxes: Mapping[str, Toolbox]
     repository: RunRepository
     publisher: Publisher
@@ -165,7 +164,7 @@ class Runner:
             return "failed", RunError(
                 type="too_many_attempts", message=f"{found.attempts - 1} workers began this run and none finished it"
             )
-        if self._plan(task) is None:
+        if self._equipment.staffing.of(task) is None:
             return "failed", RunError(
                 type="not_in_catalogue", message=f"agent {task.agent!r} or its model is not known to this worker"
             )
@@ -204,44 +203,36 @@ class Runner:
         )
         return finished if decided else Disposition.RETURN
 
-    def _plan(self, task: TaskSubmitted) -> tuple[Agent, Model, Provider] | None:
-        agent = self._equipment.catalogue.agent(task.agent)
-        model = self._equipment.catalogue.model(task.model or agent.model) if agent else None
-        provider = self._equipment.providers.get(model.api) if model else None
-        return (agent, model, provider) if agent and model and provider else None
-
     async def _execute(self, task: TaskSubmitted, found: Acquisition, log: RunLog) -> RunFinished | Disposition:
-        equipment, planned = self._equipment, self._plan(task)
-        assert planned is not None  # noqa: S101 - `_refusal` has looked
-        agent, model, provider = planned
-        served_by = (model.provider, model.name)
+        equipment, staffed = self._equipment, self._equipment.staffing.of(task)
+        assert staffed is not None  # noqa: S101 - `_refusal` has looked
+        agent = staffed.agent
         checkpoint = Checkpoint(found.steps)
         accounts = RunAccounts(
             task,
             found.fence,
             found.calls,
-            served_by,
             equipment.repository,
             equipment.publisher,
             checkpoint,
             log,
-            equipment.limits.of(task.tier, model),
+            partial(equipment.limits.of, task.tier),
         )
         plan = Plan(
-            model=model.name,
+            models=staffed.models,
             system=agent.system,
-            max_steps=min(task.max_steps or agent.max_steps, agent.max_steps),
-            max_output_tokens=min(task.max_output_tokens or agent.max_output_tokens, model.max_output),
+            limits=RunLimits(
+                min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
+            ),
             temperature=agent.temperature if task.temperature is None else task.temperature,
-            window=model.window,
         )
-        agent_loop = AgentLoop(plan, provider, equipment.toolboxes[agent.name], accounts, equipment.retry)
+        agent_loop = AgentLoop(plan, equipment.toolboxes[agent.name], accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(
             task,
             acquired,
             agent_loop,
-            served_by,
+            staffed.routing,
             agent.timeout_seconds,
             accounts,
             checkpoint,

@@ -58,7 +58,10 @@ class WorkerSettings(ServiceSettings):
         default=4.0, ge=1, le=600, description="a run whose worker is silent this long is taken over"
     )
     grace_seconds: Seconds = Field(default=25.0, le=3600, description="how long runs may go on after SIGTERM")
-    first_token_timeout: Seconds = Field(default=60.0, gt=0, le=3600, description="seconds of silence of a provider")
+    first_token_timeout: Seconds = Field(
+        default=60.0, gt=0, le=3600, description="seconds until a model begins to answer, and of silence after that"
+    )
+    call_timeout: Seconds = Field(default=600.0, gt=0, le=3600, description="seconds that one model call may take")
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from common.contracts.runs import Status
-from gateway.documents import MONEY, Document, TaskError
+from gateway.documents import MONEY, Document, Fallback, Routing, TaskError
 
 
 class BatchLinks(Document):
@@ -102,6 +102,8 @@ class BatchResult(Document):
     error: TaskError | None
     usage: dict[str, Any] | None
     model: str | None
+    routing: Routing | None
+    fallbacks: list[Fallback] | None
     steps: int | None
     attempts: int
     cost_usd: str | None = MONEY

@@ -14,7 +14,20 @@ from gateway.batch_tickets import batch_links
 from gateway.views import plain, task_view
 
 _STATUSES = ("queued", "running", "parked", "completed", "failed", "cancelled", "expired", "unrecorded")
-_RESULT = ("status", "output", "error", "usage", "model", "steps", "attempts", "cost_usd", "started_at", "finished_at")
+_RESULT = (
+    "status",
+    "output",
+    "error",
+    "usage",
+    "model",
+    "routing",
+    "fallbacks",
+    "steps",
+    "attempts",
+    "cost_usd",
+    "started_at",
+    "finished_at",
+)
 
 
 def batch_view(batch: Batch, counts: Mapping[str, int], cost: tuple[Decimal, bool]) -> dict[str, Any]:

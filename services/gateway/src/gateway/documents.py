@@ -54,6 +54,22 @@ class Parked(Document):
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
 
 
+class Routing(Document):
+    """What the rules of `auto` picked, and why."""
+
+    model: str
+    reason: str
+
+
+class Fallback(Document):
+    """The task went on with another model, as the first could not answer."""
+
+    step: int
+    from_model: str
+    to_model: str
+    reason: str = Field(description="the type of the error that it was left for")
+
+
 class Task(Document):
     """A task as it is now. What its submission said of it is absent until it is recorded, a moment after."""
 
@@ -79,7 +95,11 @@ class Task(Document):
     duration_ms: int | None
     attempts: int
     parked: Parked | None = Field(description="why, while the status is `parked`")
-    model: str | None
+    model: str | None = Field(
+        description="that answered, or was called last; before the end the one that was asked for"
+    )
+    routing: Routing | None = Field(description="where `model` was `auto`; null until the task has ended")
+    fallbacks: list[Fallback] | None = Field(description="null until the task has ended")
     output: str | None
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")

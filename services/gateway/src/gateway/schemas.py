@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from common.catalogue import Catalogue
+from common.catalogue import AUTO, Catalogue
 from common.contracts.tasks import InputMessage
 from gateway.failures import invalid_field
 
@@ -74,7 +74,9 @@ class TaskRequest(BaseModel):
 
     input: Input = Field(description="a question, or the messages of a conversation that ends with the user's")
     agent: Text = Field(default="default", max_length=100, description="an agent of the catalogue")
-    model: Text | None = Field(default=None, max_length=100, description="a model of the catalogue; else the agent's")
+    model: Text | None = Field(
+        default=None, max_length=100, description="a model of the catalogue, or `auto`; else the agent's"
+    )
     conversation_id: UUID | None = Field(
         default=None,
         description="a UUID of your own: the first task that names it begins the conversation, each later one is shown"
@@ -169,11 +171,16 @@ def check_catalogue(request: TaskRequest, catalogue: Catalogue) -> None:
         raise invalid_field("agent", f"there is no agent {request.agent!r}")
     if request.max_steps is not None and request.max_steps > agent.max_steps:
         raise invalid_field("max_steps", f"{agent.name} takes at most {agent.max_steps} steps")
-    model = catalogue.model(request.model or agent.model)
-    if model is None:
-        raise invalid_field("model", f"there is no model {request.model!r}")
-    if request.max_output_tokens is not None and request.max_output_tokens > model.max_output:
-        raise invalid_field("max_output_tokens", f"{model.name} gives at most {model.max_output} tokens")
+    models = catalogue.models_for(request.model or agent.model)
+    if not models:
+        raise invalid_field("model", _no_model(request.model))
+    largest = max(models, key=lambda model: model.max_output)
+    if request.max_output_tokens is not None and request.max_output_tokens > largest.max_output:
+        raise invalid_field("max_output_tokens", f"{largest.name} gives at most {largest.max_output} tokens")
+
+
+def _no_model(name: str | None) -> str:
+    return "there are no rules to pick a model by: name one" if name == AUTO else f"there is no model {name!r}"
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {

@@ -51,8 +51,8 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         (
-            "started_at", "finished_at", "duration_ms", "parked", "model", "output", "error", "usage", "steps",
-            "cost_usd",
+            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output", "error",
+            "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])
@@ -75,6 +75,8 @@ def _ending(row: Record) -> dict[str, Any]:
     error = row["error_type"] and {"type": row["error_type"], "message": row["error_message"]}
     return {
         "model": row["model"],
+        "routing": row["routing"],
+        "fallbacks": row["fallbacks"],
         "output": row["output"],
         "error": error,
         "usage": row["usage"],
@@ -92,6 +94,8 @@ def _outcome(row: Record) -> RunFinished:
 def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
     return {
         "model": outcome.model,
+        "routing": outcome.routing and outcome.routing.model_dump(),
+        "fallbacks": [fallback.model_dump() for fallback in outcome.fallbacks],
         "output": outcome.output,
         "error": outcome.error and outcome.error.model_dump(),
         "usage": outcome.usage.model_dump(),

@@ -49,6 +49,8 @@ class TaskRow(NamedTuple):
     batch_index: int | None = None
     batch_size: int | None = None
     conversation_id: UUID | None = None
+    routing: str | None = None
+    fallbacks: str | None = None
 
 
 class ConversationRow(NamedTuple):
@@ -120,6 +122,8 @@ def ended(row: TaskRow | None, run: RunFinished) -> TaskRow:
         usage=run.usage.model_dump_json(),
         provider=run.provider,
         model=run.model,
+        routing=to_json(run.routing.model_dump()) if run.routing else None,
+        fallbacks=to_json([fallback.model_dump() for fallback in run.fallbacks]),
         steps=run.steps,
         attempts=run.attempts,
         started_at=run.started_at,

@@ -34,6 +34,24 @@ class RunMessage(BaseModel):
     content: tuple[dict[str, Any], ...]
 
 
+class Routing(BaseModel):
+    """What the rules of `auto` picked, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    model: str
+    reason: str
+
+
+class Fallback(BaseModel):
+    """A run went on with another model in this step; `reason` is the type of the error that it left the first for."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    step: int
+    from_model: str
+    to_model: str
+    reason: str
+
+
 class RunProgressed(Contract):
     """The events of a finished step, for the durable log. Confirmed before the step's checkpoint is written."""
 
@@ -63,6 +81,9 @@ class RunFinished(Contract):
     usage: Usage = Field(default_factory=Usage)
     provider: str | None = None
     model: str | None = None
+    """The last that was called."""
+    routing: Routing | None = Field(default=None, description="where the model was left to the rules")
+    fallbacks: tuple[Fallback, ...] = ()
     steps: int = 0
     attempts: int = 0
     messages: tuple[RunMessage, ...] = ()

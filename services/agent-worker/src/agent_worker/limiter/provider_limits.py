@@ -140,6 +140,11 @@ class TierLimit:
 class Unlimited:
     """See `CallLimit`: none at all."""
 
+    @classmethod
+    def of(cls, model: Model) -> CallLimit:  # noqa: ARG003
+        """For any model."""
+        return cls()
+
     async def reserve(self, tokens: int, on_long_wait: Callable[[], None]) -> Reservation:  # noqa: ARG002
         """See `CallLimit.reserve`."""
         return Reservation(0.0)

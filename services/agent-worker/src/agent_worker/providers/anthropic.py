@@ -160,6 +160,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         arguments["tools"] = [
             {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
         ]
+    if request.tools and not request.use_tools:
+        arguments["tool_choice"] = {"type": "none"}
     # No temperature: since its version 2026-10-21 the API refuses any, and the SDK has no such argument.
     return arguments
 

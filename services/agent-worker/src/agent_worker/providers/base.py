@@ -6,18 +6,19 @@ A conversation is a list of turns; a turn is a list of blocks, plain JSON, as th
     {"type": "tool_call", "id": …, "name": …, "arguments": {…}}
     {"type": "tool_result", "id": …, "name": …, "content": …, "is_error": …}
 
-Errors of a provider:
+Errors of a provider, of which `fault` says whether another one may answer:
 
     ProviderError
-    ├── TransientError   may succeed later: rate limit, overload, time-out, a broken connection or answer
-    └── PermanentError   will not: a bad request, a bad key, a quota that is used up
+    ├── TransientError          may succeed later: rate limit, overload, time-out, a broken connection or answer
+    │   └── CircuitOpenError    the model was not called, as its last calls have failed (see `resilience.circuit`)
+    └── PermanentError          will not: a bad request, a bad key, a quota that is used up
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
 
 from common.contracts.usage import Usage
@@ -53,6 +54,8 @@ class ModelRequest:
     max_output_tokens: int
     temperature: float | None
     attempt_id: UUID
+    use_tools: bool = True
+    """Where it is false the tools are there for what was said of them, and the model can call none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,9 @@ class ToolCall:
 
 
 Piece = TextDelta | ToolCall
+Fault = Literal["provider", "limit", "request"]
+"""Whose fault a failed call is. What is the request's would fail anywhere, and says nothing of the provider; a rate
+limit is nobody's."""
 StopReason = Literal["end_turn", "tool_use", "max_tokens", "pause_turn", "refusal"]
 """Why the model stopped. After `max_tokens`, which a full window is too, and `pause_turn` it had more to say."""
 
@@ -97,12 +103,14 @@ class CallMeter:
 
     `accepted`: the provider began to answer. `refused`: it said no, or never had the call. `complete`: the answer has
     ended. `final`: the provider's own count of the whole call has arrived. `estimated`: ours stands in for it.
-    `failure`: what ended the call. `heard` is told of the limits as soon as the provider begins to answer.
+    `asked`: the call was given leave, and made. `failure`: what ended it. `heard` is told of the limits as soon as the
+    provider begins to answer.
     """
 
     usage: Usage = field(default_factory=Usage)
     request_id: str | None = None
     received_bytes: int = 0
+    asked: bool = False
     accepted: bool = False
     refused: bool = False
     complete: bool = False
@@ -133,6 +141,8 @@ class Provider(Protocol):
 class ProviderError(Exception):
     """A model call failed."""
 
+    _FAULT: ClassVar[Fault] = "provider"
+
     def __init__(
         self,
         reason: str,
@@ -142,12 +152,14 @@ class ProviderError(Exception):
         retry_after: float | None = None,
         refused: bool = False,
         rate_limits: RateLimits | None = None,
+        fault: Fault | None = None,
     ) -> None:
         """`reason` is a stable word, `message` a sentence that the tenant may read.
 
         `detail` is what the provider said, for the log alone; `retry_after` its wish, in seconds, not yet bounded.
         `refused` says that it did not take the call, or never had it: there is nothing to be billed.
         `rate_limits` is what a refusal for one of them says of all.
+        `fault` says whose it is: by default the provider's where it may succeed later, else the request's.
         """
         super().__init__(message)
         self.reason = reason
@@ -156,6 +168,7 @@ class ProviderError(Exception):
         self.retry_after = retry_after
         self.refused = refused
         self.rate_limits = rate_limits
+        self.fault: Fault = fault or self._FAULT
 
 
 class TransientError(ProviderError):
@@ -164,3 +177,5 @@ class TransientError(ProviderError):
 
 class PermanentError(ProviderError):
     """Will not succeed however often it is tried."""
+
+    _FAULT = "request"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import httpx2
 
-from agent_worker.providers.base import PermanentError, ProviderError, TransientError
+from agent_worker.providers.base import Fault, PermanentError, ProviderError, TransientError
 from agent_worker.providers.rate_limits import rate_limits
 
 # What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter.
@@ -25,8 +25,20 @@ _SPENT = frozenset(
     {
         "insufficient_quota",
         "billing_hard_limit_reached",
+        "billing_not_active",
         "enforced_spend_limit_reached",
         "contract_spend_limit_reached",
+    }
+)
+# A 400 that is about the operator's account, and not about the request.
+_ACCOUNT = frozenset(
+    {
+        "organization_on_hold",
+        "organization_type_not_supported",
+        "organization_not_enrolled_in_beta",
+        "parent_organization_required",
+        "cmek_key_disabled",
+        "cmek_key_network_blocked",
     }
 )
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
@@ -38,7 +50,11 @@ def from_status(status: int, code: str | None, text: str, headers: Mapping[str, 
     """The error that a response with this status, error code and text is."""
     if code in _SPENT:
         return PermanentError(
-            "provider_quota_exhausted", "the quota at the provider is used up", detail=_logged(text), refused=True
+            "provider_quota_exhausted",
+            "the quota at the provider is used up",
+            detail=_logged(text),
+            refused=True,
+            fault="provider",
         )
     if status == 429:
         return TransientError(
@@ -48,12 +64,14 @@ def from_status(status: int, code: str | None, text: str, headers: Mapping[str, 
             retry_after=_retry_after(headers),
             refused=True,
             rate_limits=rate_limits(headers),
+            fault="limit",
         )
     if status >= 500 or status in _TRANSIENT_STATUS:
         return unavailable(text, headers, refused=True)
-    if status in (401, 402, 403):
+    if status in (401, 402, 403) or code in _ACCOUNT:
         return refused_credentials(text)
-    return refused_request(text)
+    # The path is ours: what is not found is the model, which the operator's catalogue names.
+    return refused_request(text, fault="provider" if status == 404 else "request")
 
 
 def unsent(error: BaseException | None) -> bool:
@@ -86,16 +104,18 @@ def refused_credentials(text: str) -> ProviderError:
         "the provider refused this service's credentials",
         detail=_logged(text),
         refused=True,
+        fault="provider",
     )
 
 
-def refused_request(text: str) -> ProviderError:
-    """The request is at fault, which only the provider's own words can explain."""
+def refused_request(text: str, fault: Fault = "request") -> ProviderError:
+    """The request is at fault, or what it asks for is gone, which only the provider's own words can explain."""
     return PermanentError(
         "provider_refused_request",
         f"the provider refused the request: {_cut(text, _QUOTED)}",
         detail=_logged(text),
         refused=True,
+        fault=fault,
     )
 
 

@@ -112,6 +112,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
             }
             for tool in request.tools
         ]
+    if request.tools and not request.use_tools:
+        arguments["tool_choice"] = "none"
     if request.temperature is not None:
         arguments["temperature"] = request.temperature
     return arguments

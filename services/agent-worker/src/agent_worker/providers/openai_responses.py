@@ -97,6 +97,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
             {"type": "function", "name": t.name, "description": t.description, "parameters": t.schema, "strict": False}
             for t in request.tools
         ]
+    if request.tools and not request.use_tools:
+        arguments["tool_choice"] = "none"
     if request.temperature is not None:
         arguments["temperature"] = request.temperature
     return arguments

@@ -1,0 +1,38 @@
+"""What a stream says of what happens in the loop, where one happening is one event."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from agent_worker.happenings import (
+    CallUsed,
+    FellBack,
+    Happening,
+    HistoryTrimmed,
+    Retrying,
+    ToolEnded,
+    ToolStarted,
+    WrappingUp,
+)
+from common.contracts.events import EventType
+
+
+def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
+    """The event's type and data; None for a happening that is told otherwise, or not at all."""
+    match happening:
+        case CallUsed(usage, estimated):
+            return "usage", {**usage.model_dump(exclude_defaults=True), "estimated": estimated}
+        case ToolStarted(call):
+            return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
+        case ToolEnded(result):
+            return "tool_end", asdict(result)
+        case HistoryTrimmed() | WrappingUp():
+            return "status", {"status": "running", **asdict(happening)}
+        case FellBack(fallback):
+            moved = fallback.model_dump(exclude={"step"})
+            return "status", {"status": "running", "step": fallback.step, "fallback": moved}
+        case Retrying(step, _, delay, asked=False):
+            waiting = {"waiting_for": "provider", "retry_in": round(delay, 3)}
+            return "status", {"status": "running", "step": step, **waiting}
+    return None
