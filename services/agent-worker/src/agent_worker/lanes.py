@@ -202,9 +202,8 @@ class Slots:
         full = (tier for tier in self.held if tier not in self.paused and self._is_full(tier))
         hungry = [tier for tier in full if self._left_alone_until[tier] <= now]
         if hungry and self.free > 0:
-            size = min(self.free, self._largest_loan) if len(hungry) == 1 else 1
-            return Lend(min(hungry, key=self._standing), size)
-        return self._idle(hungry, now) or self._credited() or self._redistributed(hungry)
+            return self._lent_what_is_free(hungry)
+        return self._idle(hungry, now) or self._credited(now) or self._redistributed(hungry)
 
     def next_look(self, now: float) -> float | None:
         """When to decide again though nothing has changed; None where only a change can make a difference."""
@@ -246,20 +245,33 @@ class Slots:
         by_right = self._by_right[loan.tier] < self.guaranteed[loan.tier]
         return by_right or any(other.held < other.size for other in others)
 
-    def _credited(self) -> Lend | None:
+    @property
+    def _lendable(self) -> int:
+        """Slots that are in no loan, the unused credits among them: all may fill, whatever guarantees are used then."""
+        return self.total - self._ending - sum(loan.size for loan in self.loans)
+
+    def _lent_what_is_free(self, hungry: Sequence[str]) -> Lend | TakeBack | None:
+        """To who has least for its weight; a credit that nothing came to is taken back first where it is in the way."""
+        if (most := min(self.free, self._lendable)) <= 0:
+            unused = [loan for loan in self.loans if loan.on_credit]
+            return TakeBack(unused[0]) if unused else None
+        return Lend(min(hungry, key=self._standing), min(most, self._largest_loan) if len(hungry) == 1 else 1)
+
+    def _credited(self, now: float) -> Lend | None:
         """One slot more for the poorest tier that may soon need it, while another has too much."""
-        loans = self.loans
-        if self._ending + sum(loan.size for loan in loans) >= self.total:
+        if self._lendable <= 0:
             return None
-        at_its_end = [tier for tier in self._loans if tier not in self.paused and self._has_nothing_spare(tier)]
-        poorest = min(at_its_end, key=self._standing, default=None)
+        short = [tier for tier in self._loans if self._is_at_its_end(tier, now)]
+        poorest = min(short, key=self._standing, default=None)
         if poorest is None or not self._richer_than(poorest):
             return None
         return Lend(poorest, 1, on_credit=True)
 
-    def _has_nothing_spare(self, tier: str) -> bool:
-        guaranteed = self._in_guarantee(tier) >= self.guaranteed[tier]
-        return guaranteed and all(loan.held >= loan.size for loan in self._loans[tier])
+    def _is_at_its_end(self, tier: str, now: float) -> bool:
+        """Whether a tier that may be lent something has nothing spare, or will not a moment later."""
+        if tier in self.paused or self._left_alone_until[tier] > now:
+            return False
+        return self._in_guarantee(tier) >= self.guaranteed[tier] and all(x.held >= x.size for x in self._loans[tier])
 
     def _richer_than(self, poorest: str) -> list[str]:
         """Tiers that would have more for their weight than this one even with a loan less."""
