@@ -147,6 +147,27 @@ def test_beside_a_flood_what_comes_beyond_the_guarantee_begins_at_once_too() -> 
     assert worker.waiting["enterprise"] == 1, "it has what is its by weight"
 
 
+def test_a_credit_does_not_fill_beside_what_was_lent_since() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    worker.waiting.update(enterprise=6, pro=3)
+    worker.settle()
+    while worker.taken > 20:
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan and not loan.open))
+    credits = [loan for loan in worker.slots.loans if loan.on_credit]
+    assert {loan.tier for loan in credits} == {"enterprise", "pro"}
+    for _ in range(9):  # the guarantees end, and free is lent what they leave
+        worker.end(next(n for n, (tier, _) in enumerate(worker.runs) if tier != "free"))
+    worker.pass_time(0.2)
+    for credit in credits:
+        if credit.open:
+            worker.waiting[credit.tier] += 1
+            worker.begin(credit.tier, credit, 1)
+    worker.settle()
+    assert sum(loan is not None for _, loan in worker.runs) <= 20
+
+
 def test_a_credit_that_nothing_comes_to_takes_no_slot_and_is_closed_by_and_by() -> None:
     worker = Simulation(20, DEFAULT)
     worker.waiting.update(enterprise=6, free=1000)
