@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_worker.lanes import EMPTY_SECONDS, Lend, Loan, Slots, TakeBack, guaranteed_slots, served_tiers
+from agent_worker.guarantees import guaranteed_slots, served_tiers
+from agent_worker.lanes import Lend, Loan, Slots, TakeBack
 from common.catalogue import Tier
 from common.errors import ConfigurationError
 
@@ -80,7 +81,7 @@ class Simulation:
                 self.slots.lend(decision, self.now)
             else:
                 if decision.found_empty:
-                    self.slots.leave_alone(decision.loan.tier, self.now + EMPTY_SECONDS)
+                    self.slots.found_empty(decision.loan.tier, self.now)
                 self.slots.take_back(decision.loan)
             self._deliver()
 

@@ -14,7 +14,8 @@ import httpx2
 import structlog
 
 from agent_worker.dispatcher import Dispatcher
-from agent_worker.lanes import Slots, served_tiers
+from agent_worker.guarantees import served_tiers
+from agent_worker.lanes import Slots
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.pauses import PauseKeeper
