@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from common.messaging.envelope import unseal
 from common.messaging.publisher import RabbitPublisher
 from common.pipelining import Pipelined
 from common.redis import Client
+from gateway.scheduling import Scheduling
 from persister import waker
 from persister.scheduling import fire_due
 from tests.integration.gateway.batching import full
@@ -285,6 +287,101 @@ async def test_what_found_no_room_by_its_deadline_is_skipped_and_ends(
     assert await gateway.database.fetchval(status, task_id) == "failed"
     assert str(task_id) not in {message.correlation_id for message in tap.seen}
     assert await state.zcard(outstanding_key(tenant.id, 5)) == 0
+
+
+async def _refused(gateway: Running, schedule: UUID) -> datetime:
+    """The tick that its lane has refused, and that is to be tried again now."""
+    tick = await due_now(gateway, schedule)
+    wait = "UPDATE runtime.schedules SET waiting = 'lane_full', tried_at = $2 WHERE schedule_id = $1"
+    await gateway.database.execute(wait, schedule, tick)
+    return tick
+
+
+async def _run(gateway: Running, schedule: UUID, tick: datetime) -> str | None:
+    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
+    found: str | None = await gateway.database.fetchval(status, scheduled_task_id(schedule, tick))
+    return found
+
+
+async def test_a_tick_that_was_fired_since_a_change_read_its_schedule_is_not_ended(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    tick = await _refused(gateway, schedule)
+    settled_until = Scheduling._settled_until
+
+    async def fired_meanwhile(self: Scheduling, was: Any) -> datetime:
+        assert was["waiting"] == "lane_full"
+        async with waking(stage, sender, pipelined(state)):
+            await ticked(gateway, tenant, schedule, deadline=30)
+        return await settled_until(self, was)
+
+    monkeypatch.setattr(Scheduling, "_settled_until", fired_meanwhile)
+    address, changes = f"/v1/schedules/{schedule}", {"cron": "1 1 2 2 *"}
+    assert (await gateway.client.patch(address, json=changes, headers=tenant.headers)).status_code == 200
+    await submitted(tap, schedule, tick)
+    assert await _run(gateway, schedule, tick) is None
+
+
+class Interrupting(RabbitPublisher):
+    """Is confirmed, and before it can say so somebody does something else."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def publish(self, exchange: str, routing_key: str, contract: Any, **rest: Any) -> None:
+        await super().publish(exchange, routing_key, contract, **rest)
+        if self.meanwhile is not None:
+            await self.meanwhile()
+
+
+@pytest.mark.parametrize("how", ["change", "delete"])
+async def test_a_tick_that_is_being_published_is_not_ended(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client, how: str
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    tick = await _refused(gateway, schedule)
+    interrupting = Interrupting(sender._broker, sender._channel, sender._sender, 5.0)
+    answers = []
+
+    async def meanwhile() -> None:
+        address, client = f"/v1/schedules/{schedule}", gateway.client
+        if how == "delete":
+            answers.append(await client.delete(address, headers=tenant.headers))
+        else:
+            answers.append(await client.patch(address, json={"enabled": False}, headers=tenant.headers))
+
+    interrupting.meanwhile = meanwhile
+
+    async def answered() -> bool:
+        return bool(answers)
+
+    async with waking(stage, interrupting, pipelined(state)):
+        await submitted(tap, schedule, tick)
+        await eventually(answered, 30)
+        if how == "change":
+            await ticked(gateway, tenant, schedule, deadline=30)
+    assert answers[0].is_success
+    assert await _run(gateway, schedule, tick) is None
+
+
+async def test_a_lane_that_refuses_what_it_may_have_taken_before_does_not_make_it_known(
+    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client
+) -> None:
+    tenant = await gateway.tenant("enterprise")
+    schedule = await make(gateway, tenant)
+    with full(stage, "enterprise", 1):
+        await _fill(gateway, stage)
+        tick = await due_now(gateway, schedule)
+        wait = "UPDATE runtime.schedules SET waiting = 'internal_error', tried_at = $2 WHERE schedule_id = $1"
+        await gateway.database.execute(wait, schedule, tick)
+
+        async def tried() -> bool:
+            return bool((await read(gateway, tenant, schedule))["waiting"] == "broker_unavailable")
+
+        async with waking(stage, sender, pipelined(state)):
+            await eventually(tried, 30)
 
 
 class Failing(RabbitPublisher):

@@ -14,6 +14,11 @@ SCHEDULE_ID, SCHEDULED_FOR = "schedule_id", "scheduled_for"
 OWN_METADATA = frozenset({SCHEDULE_ID, SCHEDULED_FOR})
 """Each task of a schedule has these pairs beside its tenant's."""
 
+LANE_FULL = "lane_full"
+"""Why a tick waits: each time its lane has refused its task, and surely has no message of it."""
+PUBLISHING = "publishing"
+"""Why a tick waits: it is tried once more at this moment. As with all other reasons its lane may have its task."""
+
 
 def task_of_tick(
     template: TaskSubmitted, schedule: UUID, tick: datetime, *, tier: str, level: int, at: datetime
