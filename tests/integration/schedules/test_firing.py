@@ -11,7 +11,7 @@ import pytest
 
 from common import redis
 from common.admission import level_of, outstanding_key
-from common.contracts import TaskSubmitted
+from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.identifiers import scheduled_task_id
 from common.errors import BrokerUnavailable
 from common.messaging.envelope import unseal
@@ -283,8 +283,7 @@ async def test_what_found_no_room_by_its_deadline_is_skipped_and_ends(
         (skipped,) = await ticked(gateway, tenant, schedule)
     assert (skipped["outcome"], skipped["reason"]) == ("skipped", "deadline_passed")
     task_id = scheduled_task_id(schedule, tried)
-    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
-    assert await gateway.database.fetchval(status, task_id) == "failed"
+    assert await _ended(gateway, schedule, tried) == ("failed", "deadline_passed")
     assert str(task_id) not in {message.correlation_id for message in tap.seen}
     assert await state.zcard(outstanding_key(tenant.id, 5)) == 0
 
@@ -384,6 +383,16 @@ async def test_a_lane_that_refuses_what_it_may_have_taken_before_does_not_make_i
             await eventually(tried, 30)
 
 
+async def _ended(gateway: Running, schedule: UUID, tick: datetime) -> tuple[str, str]:
+    """How the tick's task ended, and the type of its error."""
+    end = "SELECT status, outcome FROM runtime.runs WHERE task_id = $1"
+    row = await gateway.database.fetchrow(end, scheduled_task_id(schedule, tick))
+    assert row is not None
+    error = RunFinished.decode(row["outcome"]).error
+    assert error is not None
+    return row["status"], error.type
+
+
 class Failing(RabbitPublisher):
     """Meets an error that nobody expected, with one schedule, until it is mended."""
 
@@ -436,22 +445,21 @@ async def test_who_wakes_goes_on_after_an_error_that_nobody_expected(
     assert len(failures) == 1
 
 
+@pytest.mark.parametrize("waiting", ["lane_full", "broker_unavailable"])
 async def test_what_found_no_room_until_the_next_tick_is_missed_and_ends(
-    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client
+    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client, waiting: str
 ) -> None:
     tenant = await gateway.tenant()
     cron, last = half_past(datetime.now(UTC))
     schedule = await make(gateway, tenant, cron)
     tried = await due(gateway, schedule, last - timedelta(hours=1))
-    await gateway.database.execute(
-        "UPDATE runtime.schedules SET waiting = 'lane_full' WHERE schedule_id = $1", schedule
-    )
+    wait = "UPDATE runtime.schedules SET waiting = $2 WHERE schedule_id = $1"
+    await gateway.database.execute(wait, schedule, waiting)
     async with waking(stage, sender, pipelined(state)):
         (missed,) = await ticked(gateway, tenant, schedule)
-    assert (missed["outcome"], missed["reason"]) == ("missed", "lane_full")
-    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
-    assert await gateway.database.fetchval(status, scheduled_task_id(schedule, tried)) == "failed"
-    assert await gateway.database.fetchval(status, scheduled_task_id(schedule, last)) is None
+    assert (missed["outcome"], missed["reason"]) == ("missed", waiting)
+    assert await _ended(gateway, schedule, tried) == ("failed", waiting)
+    assert await _run(gateway, schedule, last) is None
 
 
 async def test_a_schedule_that_cannot_be_read_stands_still_and_keeps_nobody_else_waiting(

@@ -40,7 +40,21 @@ def task_of_tick(
     )
 
 
-def given_up(schedule: UUID, tick: datetime, tenant_id: UUID, tier: str) -> RunFinished:
-    """The end of a task that could not be published. The record may have a copy of what its lane refused."""
-    error = RunError(type="lane_full", message="the lane took no more tasks while the schedule's tick was due")
+_WHY = {
+    LANE_FULL: "the lane took no more tasks while the schedule's tick was due",
+    PUBLISHING: "it is not known whether the lane took the task while the schedule's tick was due",
+    "broker_unavailable": "the broker did not answer while the schedule's tick was due",
+    "internal_error": "an error of ours kept the schedule's tick from being published",
+    "deadline_passed": "the task could not be published by its deadline",
+    "too_many_outstanding": "the tenant had too many tasks outstanding when the schedule's tick was tried again",
+    "tenant_disabled": "the tenant was disabled when the schedule's tick was tried again",
+    "no_valid_key": "the tenant had no valid key when the schedule's tick was tried again",
+    "tier_not_allowed": "the tier was above the user's when the schedule's tick was tried again",
+}
+
+
+def given_up(schedule: UUID, tick: datetime, tenant_id: UUID, tier: str, reason: str) -> RunFinished:
+    """The end of a task that is not tried again, for the reason that its tick has. The record may have a copy of it."""
+    known = _WHY.get(reason)
+    error = RunError(type=reason, message=known) if known else RunError(type="unusable_schedule", message=reason)
     return ended_before_it_began(scheduled_task_id(schedule, tick), tenant_id, tier, now(), "failed", error)

@@ -108,9 +108,8 @@ class Scheduling:
         """
         if was["waiting"] != LANE_FULL:
             return
-        end = given_up(
-            was["schedule_id"], was["next_at"], was["tenant_id"], was["tier"] or self._catalogue.tier_names[-1]
-        )
+        tier = was["tier"] or self._catalogue.tier_names[-1]
+        end = given_up(was["schedule_id"], was["next_at"], was["tenant_id"], tier, LANE_FULL)
         try:
             await self._tasks.refuse(was["tenant_id"], end)
         except StoreUnavailable as error:

@@ -200,12 +200,12 @@ async def _record(connection: Connection, settled: Sequence[Settled]) -> None:
 
 
 async def _give_up(connection: Connection, one: Settled) -> None:
-    """Of what a lane refused the record may have its copy: what will not be tried again ends."""
+    """Of what was tried the record may have its copy: what will not be tried again ends, for its tick's reason."""
     schedule = one.schedule
     tried = schedule["next_at"]
-    settled_as = next((tick.outcome for tick in one.ticks if tick.tick_at == tried), None)
-    if schedule["waiting"] is not None and settled_as in ("missed", "skipped"):
-        end = given_up(schedule["schedule_id"], tried, schedule["tenant_id"], schedule["tier"])
+    reason = next((tick.reason for tick in one.ticks if tick.tick_at == tried), None)
+    if schedule["waiting"] is not None and reason is not None:
+        end = given_up(schedule["schedule_id"], tried, schedule["tenant_id"], schedule["tier"], reason)
         await schedule_repository.refuse(connection, end)
 
 
