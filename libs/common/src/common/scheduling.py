@@ -25,7 +25,8 @@ def task_of_tick(
 ) -> TaskSubmitted:
     """The schedule's message as this tick's task, submitted at that moment: a deadline counts from there.
 
-    It is the same each time it is tried, with the moment of its first try.
+    It has the same id each time it is tried, and the moment of its first try as far as that was recorded: where the
+    persister died before, it is submitted at a later moment, and only one of the two is ever run.
     """
     deadline = template.deadline_at
     return template.model_copy(
