@@ -254,8 +254,9 @@ async def test_a_tenant_with_very_many_is_counted_page_by_page_and_nobody_waits_
     assert [entry["tasks"] for entry in logs if entry["event"] == "admission.recounted"] == [30_000]
 
 
+@pytest.mark.parametrize("how", ["failed", "lost"])
 async def test_sets_are_not_called_whole_where_a_page_is_missing_and_the_count_is_made_again(
-    gateway: Running, stage: Stage, state: Client, monkeypatch: pytest.MonkeyPatch
+    gateway: Running, stage: Stage, state: Client, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(outstanding, "_PAGE", 10)
     monkeypatch.setattr(outstanding, "_WAIT_SECONDS", 30.0)
@@ -266,14 +267,17 @@ async def test_sets_are_not_called_whole_where_a_page_is_missing_and_the_count_i
     class Interrupted(OpenTasks):
         async def page(self, tenant_id: UUID, after: Place, size: int) -> tuple[list[OpenTask], Place | None]:
             pages.append(after)
-            if len(pages) == 3:
+            if len(pages) == 3 and how == "failed":
                 raise StoreUnavailable("in the middle")
+            if len(pages) == 3:
+                await forget(state, tenant)
             return await super().page(tenant_id, after, size)
 
     async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
         admission = _admission(Interrupted(Database(pool, 5.0)), state, background)
         assert await _outcome(admission, tenant, 36) is Outcome.ADMITTED, "by what Redis has"
-        assert (len(pages), await state.exists(whole_key(tenant.id))) == (3, 0)
+        assert len(pages) == (3 if how == "failed" else 4)
+        assert not await state.exists(whole_key(tenant.id))
 
         async def counted() -> bool:
             return await _outcome(admission, tenant, 36) is Outcome.TOO_MANY

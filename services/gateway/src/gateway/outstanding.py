@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
-from common.admission import PRIORITIES, outstanding_key, release_each, whole_key
-from common.errors import Unavailable
+from common.admission import PRIORITIES, counting_key, outstanding_key, release_each, whole_key
+from common.errors import CacheUnavailable, Unavailable
 from common.pipelining import Argument, Pipelined, Script
 from gateway.background import Background
 from gateway.outstanding_records import NEWEST, OpenTask, OpenTasks, Place
@@ -57,6 +57,23 @@ end
 for key, seconds in pairs(longest) do
   if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
 end
+return 1
+"""
+)
+
+# KEYS: the tenant's `counting_key`. ARGV: a new value, and for how long. Whoever counts at the same time has the same.
+_BEGIN = Script(
+    """
+redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2])
+return redis.call('GET', KEYS[1])
+"""
+)
+
+# KEYS: the tenant's `counting_key` and `whole_key`. ARGV: the first one's value at the begin, and for how long.
+_END = Script(
+    """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], '1', 'EX', ARGV[2])
 return 1
 """
 )
@@ -137,7 +154,8 @@ class Outstanding:
             _log.info("admission.recounted", tenant_id=str(tenant), tasks=added)
 
     async def _fill(self, tenant: UUID, most: int) -> int:
-        """Add them page by page, the newest first; they are whole once every page went through."""
+        """Add them page by page, the newest first; they are whole once every page went through, and none was lost."""
+        began = await self._redis.run(_BEGIN, [counting_key(tenant)], [str(uuid4()), _WHOLE_SECONDS])
         added = 0
         place: Place | None = NEWEST
         while place is not None and added < most + _BEYOND:
@@ -145,7 +163,8 @@ class Outstanding:
                 tasks, place = await self._records.page(tenant, place, _PAGE)
                 await self._add(tenant, tasks)
             added += len(tasks)
-        await self._redis.execute("SET", whole_key(tenant), "1", "EX", _WHOLE_SECONDS)
+        if not await self._redis.run(_END, [counting_key(tenant), whole_key(tenant)], [began, _WHOLE_SECONDS]):
+            raise CacheUnavailable("Redis was emptied while it was counted")
         return added
 
     async def _add(self, tenant: UUID, tasks: Sequence[OpenTask]) -> None:
