@@ -102,9 +102,13 @@ class Lane(Document):
     tier: str
     queued: int = Field(description="recorded tasks that nobody has begun")
     running: int
-    parked: int
-    work: int = Field(description="queued, running and parked: what to scale workers by")
-    oldest_seconds: float
+    parked: int = Field(description="whatever they wait for")
+    parked_ready: int = Field(description="those of them that were woken and wait for a worker")
+    work: int = Field(description="queued, running and parked_ready: what to scale workers by")
+    oldest_seconds: float = Field(
+        description="of the oldest of `work`: since it was submitted or woken or, where it runs, since it began,"
+        " without the time for which it was parked"
+    )
     starts_per_second: float = Field(description="of the last minute")
     workers: int = Field(description="that have reported within the last seconds")
     slots: int

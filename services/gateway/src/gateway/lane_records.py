@@ -10,7 +10,7 @@ from common.lanes import SILENT_SECONDS
 from gateway.database import Database
 
 _QUEUES = "SELECT tier, level, queued, submitted FROM runtime.lane_queues()"
-_RUNS = "SELECT tier, running, parked, oldest, starts, starting_since FROM runtime.lane_runs()"
+_RUNS = "SELECT tier, running, parked, parked_ready, oldest, starts, starting_since FROM runtime.lane_runs()"
 _SLOTS = "SELECT tier, workers, slots, slots_free FROM runtime.lane_slots($1)"
 _WATCH = "SELECT runtime.watch_lanes($1, $2)"
 
@@ -27,11 +27,15 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What was begun of a lane: what goes on, what is parked, and how many began in the last minute, since when."""
+    """What was begun of a lane: what goes on, what is parked, and how many began in the last minute, since when.
+
+    `oldest`: since when there is work on one that runs, or that was woken and waits for a worker.
+    """
 
     tier: str
     running: int = 0
     parked: int = 0
+    parked_ready: int = 0
     oldest: datetime | None = None
     starts: int = 0
     starting_since: datetime | None = None

@@ -122,8 +122,8 @@ class Lanes:
         Raises `StoreUnavailable`.
         """
         snapshot = await self.snapshot()
-        worked = {queue.tier for queue in snapshot.queues} | {runs.tier for runs in snapshot.runs if runs.oldest}
-        tiers = [*self._tiers, *sorted(worked.difference(self._tiers))]
+        begun = {runs.tier for runs in snapshot.runs if runs.running or runs.parked}
+        tiers = [*self._tiers, *sorted({queue.tier for queue in snapshot.queues}.union(begun).difference(self._tiers))]
         return [_numbers(tier, snapshot, await self._told(tier)) for tier in tiers]
 
     async def _told(self, tier: str) -> Depth | None:
@@ -143,14 +143,16 @@ def _numbers(tier: str, snapshot: Snapshot, told: Depth | None) -> dict[str, Any
     ready, consumers = (told.ready, told.consumers) if told is not None else (None, None)
     # Where the broker cannot be asked, the workers' own reports have to do.
     served = consumers > 0 if consumers is not None else slots.workers > 0
-    # Of what is parked nobody can tell yet what is ready to go on: all of it counts as work.
-    work = queued + runs.running + runs.parked
+    # What waits for a time or an event is nothing to do yet, and may be so for weeks. What was woken is a run, never
+    # queued: that its message is in the lane again is seen in `ready` alone, which is no part of this.
+    work = queued + runs.running + runs.parked_ready
     return {
         "lane": lane(tier),
         "tier": tier,
         "queued": queued,
         "running": runs.running,
         "parked": runs.parked,
+        "parked_ready": runs.parked_ready,
         "work": work,
         "oldest_seconds": round((snapshot.at - min(begun)).total_seconds(), 1) if begun else 0.0,
         "starts_per_second": round(snapshot.rate(tier) or 0.0, 3),
