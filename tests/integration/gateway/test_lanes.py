@@ -28,6 +28,7 @@ from tests.servers import Servers
 from tests.stage import eventually, staged
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+_PAUSED = {"paused": 1.0, "unserved": 0.0, "work": 2.0}
 _ALERTS = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yaml"
 
 
@@ -84,6 +85,41 @@ async def test_a_lane_that_nobody_serves_takes_work_and_says_so(quiet: Running) 
         consuming(broker, lane("free"), prefetch=1, on_delivery=lambda _: None),
     ):
         await _until(quiet, "free", consumers=1, unserved=False, workers=0)
+
+
+@pytest.mark.parametrize("scope", ["tier", "everything"])
+async def test_a_paused_lane_is_served_by_those_who_leave_it_alone(quiet: Running, scope: str) -> None:
+    tenant = await quiet.tenant("free")
+    await recorded(quiet, (await submit(quiet, tenant, questions(2))).json())
+    await _until(quiet, "free", ready=2, consumers=0, paused=False, unserved=True)
+    about = {"scope": scope, "name": "free" if scope == "tier" else None, "by": "ada", "reason": "a test"}
+    await quiet.client.post("/v1/admin/pauses", json=about, headers=_ADMIN)
+    await _until(quiet, "free", work=2, workers=0, paused=True, unserved=True)
+    await _report(quiet, "a", 4, free=0)
+    await _until(quiet, "free", work=2, workers=1, consumers=0, paused=True, unserved=False)
+    await _until(quiet, "pro", paused=scope == "everything", unserved=False)
+    lines = {f'laneway_lane_{name}{{lane="{lane("free")}"}} {value}' for name, value in _PAUSED.items()}
+
+    async def in_metrics() -> bool:
+        return lines <= set((await quiet.client.get("/metrics")).text.splitlines())
+
+    await eventually(in_metrics, 30)
+    await quiet.client.post("/v1/admin/pauses/resume", json=about, headers=_ADMIN)
+    # It is open again, and who reports it takes nothing from it.
+    await _until(quiet, "free", work=2, workers=1, consumers=0, paused=False, unserved=True)
+
+
+async def test_the_pause_of_a_tenant_or_an_agent_pauses_no_lane(quiet: Running) -> None:
+    tenant = await quiet.tenant("free")
+    for scope, name in (("tenant", str(tenant.id)), ("agent", "default"), ("tier", "pro")):
+        about = {"scope": scope, "name": name, "by": "ada", "reason": "a test"}
+        assert (await quiet.client.post("/v1/admin/pauses", json=about, headers=_ADMIN)).status_code == 200
+
+    async def seen() -> dict[str, bool]:
+        paused = {tier: one["paused"] for tier, one in (await _lanes(quiet)).items()}
+        return paused if any(paused.values()) else {}
+
+    assert await eventually(seen, 30) == {"enterprise": False, "pro": True, "free": False}
 
 
 async def test_slots_are_added_up_over_the_workers_that_are_there(quiet: Running) -> None:
@@ -246,6 +282,8 @@ def test_every_alert_is_on_a_number_that_is_shown() -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["alert"] for rule in rules} >= {"LanewayLaneUnserved"}
     for rule in rules:
+        if rule["alert"] in ("LanewayLaneUnserved", "LanewayLaneOld"):
+            assert rule["expr"].endswith(" unless max by (lane) (laneway_lane_paused) == 1"), "who paused it knows"
         used = {word for word in names if word in rule["expr"]}
         assert used, rule["expr"]
         assert rule["annotations"]["summary"]

@@ -115,7 +115,10 @@ class Lane(Document):
     slots_free: int = Field(description="tasks of this lane that could begin now; what lanes may borrow each counts")
     ready: int | None = Field(description="messages in the queue; null where the broker does not tell")
     consumers: int | None
-    unserved: bool = Field(description="it has work, and nobody serves it")
+    paused: bool = Field(description="an operator has stopped its tier, or everything: nothing of it begins")
+    unserved: bool = Field(
+        description="it has work, and nobody serves it; where it is paused: and no worker is there for when it goes on"
+    )
     as_of: datetime
 
 

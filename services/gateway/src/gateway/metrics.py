@@ -22,6 +22,7 @@ _LANE_GAUGES = {
     "slots_free": "Tasks of the lane that could begin now",
     "ready": "Messages in the lane's queue, as the broker tells",
     "consumers": "Consumers of the lane's queue, as the broker tells",
+    "paused": "1 where an operator has stopped the lane's tier, or everything",
     "unserved": "1 where the lane has work and nobody serves it",
 }
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
