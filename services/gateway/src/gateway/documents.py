@@ -181,12 +181,21 @@ class Key(Document):
     tenant_id: UUID
 
 
+class PlanLimits(Document):
+    """What a plan says of its tenants' limits."""
+
+    name: str
+    max_outstanding: int
+    max_running: int | None = Field(description="null: no cap")
+
+
 class TenantLimits(Document):
-    """A tenant's own limits; null: as its plan says."""
+    """A tenant's own limits, null where its plan's count, and those."""
 
     tenant_id: UUID
     max_outstanding: int | None
     max_running: int | None
+    plan: PlanLimits
 
 
 class User(Document):
