@@ -172,8 +172,18 @@ async def test_what_waits_for_its_time_is_no_work_until_it_is_woken(quiet: Runni
     assert 0 <= found["oldest_seconds"] < timedelta(days=1).total_seconds(), "no worker could have taken it before"
     acquire = "SELECT decision FROM runtime.acquire($1, $2, 'pro', 'w', interval '1 hour')"
     assert await quiet.database.fetchval(acquire, tasks[0], tenant.id) == "acquired"
+    # As if it had begun long ago, too, and been parked ever since.
+    aged = "UPDATE runtime.runs SET started_at = started_at - $2::interval, parked_seconds = $3 WHERE task_id = $1"
+    month = timedelta(days=30)
+    await quiet.database.execute(aged, tasks[0], month, month.total_seconds())
     found = await _until(quiet, "pro", running=1, parked=2, parked_ready=0, work=1)
     assert 0 <= found["oldest_seconds"] < timedelta(days=1).total_seconds()
+    await quiet.database.execute(aged, tasks[0], timedelta(hours=2), month.total_seconds())
+
+    async def runs_for_hours() -> bool:
+        return bool((await _lanes(quiet))["pro"]["oldest_seconds"] >= timedelta(hours=2).total_seconds())
+
+    await eventually(runs_for_hours, 30)
 
 
 async def _park(gateway: Running, count: int) -> None:
