@@ -147,7 +147,7 @@ async def test_a_lane_whose_workers_were_killed_says_so(own_stack: Stack) -> Non
             found = await pro()
             return found["workers"] == 2 and found["consumers"] >= 2 and not found["unserved"]
 
-        await eventually(both_there, 30)
+        await eventually(both_there, 90)
         for name in ("agent-worker-1", "agent-worker-2"):
             stack.kill(name)
         await _submit(client, [{"input": "Anybody there?"}] * 3)
@@ -156,7 +156,7 @@ async def test_a_lane_whose_workers_were_killed_says_so(own_stack: Stack) -> Non
             found = await pro()
             return (found["workers"], found["slots"], found["consumers"], found["unserved"]) == (0, 0, 0, True)
 
-        await eventually(deserted, 30)
+        await eventually(deserted, 90)
         for name in ("agent-worker-1", "agent-worker-2"):
             stack.start(name)
         stack.until_ready()
@@ -165,4 +165,4 @@ async def test_a_lane_whose_workers_were_killed_says_so(own_stack: Stack) -> Non
             found = await pro()
             return not found["unserved"] and found["work"] == 0
 
-        await eventually(served, 60)
+        await eventually(served, 90)

@@ -36,9 +36,10 @@ CREATE TABLE runtime.parked (
 );
 CREATE INDEX parked_in_line ON runtime.parked (tenant_id, reason, key, priority DESC, submitted_at, task_id)
   WHERE ready_at IS NULL;
-CREATE INDEX parked_until ON runtime.parked (wake_at) WHERE ready_at IS NULL AND wake_at IS NOT NULL;
+CREATE INDEX parked_until ON runtime.parked (wake_at, tenant_id, priority DESC, submitted_at, task_id)
+  WHERE ready_at IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX parked_ready ON runtime.parked (tenant_id, reason, key) WHERE ready_at IS NOT NULL;
-CREATE INDEX parked_by_pause ON runtime.parked (key) WHERE ready_at IS NULL AND reason = 'paused';
+CREATE INDEX parked_by_pause ON runtime.parked (key, tenant_id) WHERE ready_at IS NULL AND reason = 'paused';
 CREATE INDEX parked_to_publish ON runtime.parked (ready_at) WHERE ready_at IS NOT NULL AND published_at IS NULL;
 CALL identity.protect('runtime.parked', 'laneway_persister');
 GRANT SELECT ON runtime.parked TO laneway_gateway, laneway_persister;
@@ -217,30 +218,57 @@ $$;
 -- Wakes what is due, and of each line as many as there is room for; how many. Called by one waker at a time, though two
 -- would do no harm: who finds no place when it comes to run parks again. No tenant has more than `p_window` ready for a
 -- time alone, since they go to the head of their lane.
+-- Its rows come and go faster than statistics follow: that all is found by index, row by row, is not left to them.
 CREATE FUNCTION runtime.wake(p_window integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE line record; waiting record; taken bigint; woken integer;
 BEGIN
   -- What its time has come for, and what no pause holds back any more. The pauses that hold something are found one from
-  -- the other, as the lines are below: what goes on waiting is not looked at. `now()`, unlike the clock, can be looked up.
+  -- the other, as the lines are below, and so are the tenants that wait for one that was lifted, and those with something
+  -- due at one time: what goes on waiting is not looked at, and of each of these no more than may be woken, however much
+  -- there is. `now()`, unlike the clock, can be looked up.
   WITH RECURSIVE held_by (key) AS (
     (SELECT p.key FROM runtime.parked p WHERE p.ready_at IS NULL AND p.reason = 'paused' ORDER BY p.key LIMIT 1)
     UNION ALL
     SELECT n.key FROM held_by h CROSS JOIN LATERAL (
       SELECT p.key FROM runtime.parked p WHERE p.ready_at IS NULL AND p.reason = 'paused' AND p.key > h.key
       ORDER BY p.key LIMIT 1) n
-  ), due AS (
-    SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM runtime.parked p
-    WHERE p.ready_at IS NULL AND p.wake_at <= now()
-    UNION ALL
-    SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM held_by h
-    JOIN runtime.parked p ON p.key = h.key AND p.ready_at IS NULL AND p.reason = 'paused'
+  ), lifted (key, tenant_id) AS (
+    SELECT h.key, n.tenant_id FROM held_by h CROSS JOIN LATERAL (
+      SELECT p.tenant_id FROM runtime.parked p WHERE p.ready_at IS NULL AND p.reason = 'paused' AND p.key = h.key
+      ORDER BY p.tenant_id LIMIT 1) n
     WHERE NOT EXISTS (SELECT FROM runtime.pauses s WHERE s.scope || ':' || s.name = h.key)
+    UNION ALL
+    SELECT l.key, n.tenant_id FROM lifted l CROSS JOIN LATERAL (
+      SELECT p.tenant_id FROM runtime.parked p
+      WHERE p.ready_at IS NULL AND p.reason = 'paused' AND p.key = l.key AND p.tenant_id > l.tenant_id
+      ORDER BY p.tenant_id LIMIT 1) n
+  ), come (wake_at, tenant_id) AS (
+    (SELECT p.wake_at, p.tenant_id FROM runtime.parked p WHERE p.ready_at IS NULL AND p.wake_at <= now()
+     ORDER BY p.wake_at, p.tenant_id LIMIT 1)
+    UNION ALL
+    SELECT n.wake_at, n.tenant_id FROM come c CROSS JOIN LATERAL (
+      SELECT p.wake_at, p.tenant_id FROM runtime.parked p
+      WHERE p.ready_at IS NULL AND p.wake_at <= now() AND (p.wake_at, p.tenant_id) > (c.wake_at, c.tenant_id)
+      ORDER BY p.wake_at, p.tenant_id LIMIT 1) n
+  ), ready AS (
+    SELECT p.tenant_id, count(*) AS n FROM runtime.parked p WHERE p.ready_at IS NOT NULL GROUP BY p.tenant_id
+  ), due AS (
+    SELECT d.* FROM come c LEFT JOIN ready r ON r.tenant_id = c.tenant_id CROSS JOIN LATERAL (
+      SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM runtime.parked p
+      WHERE p.ready_at IS NULL AND p.wake_at = c.wake_at AND p.tenant_id = c.tenant_id
+      ORDER BY p.priority DESC, p.submitted_at, p.task_id LIMIT greatest(0, p_window - coalesce(r.n, 0))) d
+    UNION ALL
+    SELECT d.* FROM lifted l LEFT JOIN ready r ON r.tenant_id = l.tenant_id CROSS JOIN LATERAL (
+      SELECT p.task_id, p.tenant_id, p.priority, p.submitted_at FROM runtime.parked p
+      WHERE p.ready_at IS NULL AND p.tenant_id = l.tenant_id AND p.reason = 'paused' AND p.key = l.key
+      ORDER BY p.priority DESC, p.submitted_at, p.task_id LIMIT greatest(0, p_window - coalesce(r.n, 0))) d
+    -- Of many tenants, the rest at the next look: it is not to take longer than it may.
+    LIMIT 10 * p_window
   ), in_order AS (
     SELECT d.task_id, d.tenant_id, row_number() OVER (PARTITION BY d.tenant_id ORDER BY d.priority DESC, d.submitted_at, d.task_id) AS n
     FROM due d
-  ), ready AS (
-    SELECT p.tenant_id, count(*) AS n FROM runtime.parked p WHERE p.ready_at IS NOT NULL GROUP BY p.tenant_id
   ), next AS (
     SELECT p.task_id FROM in_order o JOIN runtime.parked p ON p.task_id = o.task_id LEFT JOIN ready r ON r.tenant_id = o.tenant_id
     WHERE p.ready_at IS NULL AND o.n <= p_window AND o.n <= p_window - coalesce(r.n, 0)

@@ -179,17 +179,23 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   GROUP BY l.key
 $$;
 
--- By lane: runs that go on, runs that are parked, and how many began within the last minute, since when.
+-- By lane: runs that go on, runs that are parked, how many of those were woken and wait for a worker, since when there is
+-- work to do on one of these or of the running ones, and how many began within the last minute, since when. How long a run
+-- was parked is no part of its age: it is as it was asked for, and no worker could have changed it.
 CREATE FUNCTION runtime.lane_runs()
-RETURNS TABLE (tier text, running bigint, parked bigint, oldest timestamptz, starts bigint, starting_since timestamptz)
+RETURNS TABLE (tier text, running bigint, parked bigint, parked_ready bigint, oldest timestamptz, starts bigint,
+               starting_since timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT tier, sum(running)::bigint, sum(parked)::bigint, min(oldest), sum(starts)::bigint, min(since) FROM (
+  SELECT tier, sum(running)::bigint, sum(parked)::bigint, sum(parked_ready)::bigint, min(oldest), sum(starts)::bigint, min(since)
+  FROM (
     SELECT r.tier, count(*) FILTER (WHERE r.status = 'running') AS running,
            count(*) FILTER (WHERE r.status = 'parked') AS parked,
-           min(coalesce(t.submitted_at, r.started_at)) AS oldest, 0 AS starts, NULL::timestamptz AS since
-    FROM runtime.runs r LEFT JOIN history.tasks t USING (task_id) WHERE r.status IN ('running', 'parked') GROUP BY r.tier
+           count(p.ready_at) FILTER (WHERE r.status = 'parked') AS parked_ready,
+           min(CASE r.status WHEN 'running' THEN r.started_at + make_interval(secs => r.parked_seconds) ELSE p.ready_at END) AS oldest,
+           0 AS starts, NULL::timestamptz AS since
+    FROM runtime.runs r LEFT JOIN runtime.parked p USING (task_id) WHERE r.status IN ('running', 'parked') GROUP BY r.tier
     UNION ALL
-    SELECT r.tier, 0, 0, NULL, count(*), min(r.started_at) FROM runtime.runs r
+    SELECT r.tier, 0, 0, 0, NULL, count(*), min(r.started_at) FROM runtime.runs r
     WHERE r.started_at > now() - interval '1 minute' GROUP BY r.tier) n  -- now(): what may change is not looked up by index
   GROUP BY tier
 $$;

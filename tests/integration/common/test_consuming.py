@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from common.errors import BrokerUnavailable
 from common.messaging.connection import Broker
 from common.messaging.consumer import consuming
@@ -57,3 +59,18 @@ async def test_it_can_be_halted_for_a_while_and_is_not_brought_back_meanwhile(st
         await publish(worker, [usage(4)])
         await until_depth(stage, BILLING_QUEUE, 1)
     assert len(held) == 3
+
+
+async def test_one_that_is_closed_while_it_is_opened_is_sent_nothing_more(stage: Stage, worker: Publisher) -> None:
+    await purge(stage, BILLING_QUEUE)
+    held: list[RabbitDelivery] = []
+    async with (
+        Broker(stage.rabbit(BILLING), "billing/closed") as broker,
+        consuming(broker, BILLING_QUEUE, prefetch=10, on_delivery=held.append) as consumption,
+    ):
+        await consumption.halt()
+        await asyncio.gather(consumption.go_on(), consumption.close())  # closed before the broker has answered
+        await consumption.go_on()
+        await publish(worker, [usage(1)])
+        await until_depth(stage, BILLING_QUEUE, 1)
+        assert (consumption.halted, held) == (True, [])

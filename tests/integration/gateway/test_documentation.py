@@ -191,6 +191,8 @@ async def _administered(document: _Document, client: httpx2.AsyncClient) -> None
     limits = {"max_outstanding": 5, "max_running": None}
     put = await client.put(f"{tenants}/{tenant}/limits", json=limits, headers=_ADMIN)
     document.check(tenants + "/{tenant_id}/limits", put)
+    got = await client.get(f"{tenants}/{tenant}/limits", headers=_ADMIN)
+    document.check(tenants + "/{tenant_id}/limits", got)
     document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
     paused = {"scope": "tenant", "name": tenant, "by": "ada", "reason": "a test"}
     document.check("/v1/admin/pauses", await client.post("/v1/admin/pauses", json=paused, headers=_ADMIN))

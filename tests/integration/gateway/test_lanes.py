@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from common.contracts import TaskSubmitted
 from common.messaging.connection import Broker
 from common.messaging.consumer import consuming
+from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import AGENT_WORKER, lane
 from gateway.lane_records import Queue, Runs
 from gateway.lanes import Snapshot
@@ -25,6 +28,7 @@ from tests.servers import Servers
 from tests.stage import eventually, staged
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+_PAUSED = {"paused": 1.0, "unserved": 0.0, "work": 2.0}
 _ALERTS = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yaml"
 
 
@@ -83,6 +87,41 @@ async def test_a_lane_that_nobody_serves_takes_work_and_says_so(quiet: Running) 
         await _until(quiet, "free", consumers=1, unserved=False, workers=0)
 
 
+@pytest.mark.parametrize("scope", ["tier", "everything"])
+async def test_a_paused_lane_is_served_by_those_who_leave_it_alone(quiet: Running, scope: str) -> None:
+    tenant = await quiet.tenant("free")
+    await recorded(quiet, (await submit(quiet, tenant, questions(2))).json())
+    await _until(quiet, "free", ready=2, consumers=0, paused=False, unserved=True)
+    about = {"scope": scope, "name": "free" if scope == "tier" else None, "by": "ada", "reason": "a test"}
+    await quiet.client.post("/v1/admin/pauses", json=about, headers=_ADMIN)
+    await _until(quiet, "free", work=2, workers=0, paused=True, unserved=True)
+    await _report(quiet, "a", 4, free=0)
+    await _until(quiet, "free", work=2, workers=1, consumers=0, paused=True, unserved=False)
+    await _until(quiet, "pro", paused=scope == "everything", unserved=False)
+    lines = {f'laneway_lane_{name}{{lane="{lane("free")}"}} {value}' for name, value in _PAUSED.items()}
+
+    async def in_metrics() -> bool:
+        return lines <= set((await quiet.client.get("/metrics")).text.splitlines())
+
+    await eventually(in_metrics, 30)
+    await quiet.client.post("/v1/admin/pauses/resume", json=about, headers=_ADMIN)
+    # It is open again, and who reports it takes nothing from it.
+    await _until(quiet, "free", work=2, workers=1, consumers=0, paused=False, unserved=True)
+
+
+async def test_the_pause_of_a_tenant_or_an_agent_pauses_no_lane(quiet: Running) -> None:
+    tenant = await quiet.tenant("free")
+    for scope, name in (("tenant", str(tenant.id)), ("agent", "default"), ("tier", "pro")):
+        about = {"scope": scope, "name": name, "by": "ada", "reason": "a test"}
+        assert (await quiet.client.post("/v1/admin/pauses", json=about, headers=_ADMIN)).status_code == 200
+
+    async def seen() -> dict[str, bool]:
+        paused = {tier: one["paused"] for tier, one in (await _lanes(quiet)).items()}
+        return paused if any(paused.values()) else {}
+
+    assert await eventually(seen, 30) == {"enterprise": False, "pro": True, "free": False}
+
+
 async def test_slots_are_added_up_over_the_workers_that_are_there(quiet: Running) -> None:
     await _report(quiet, "a", 10, enterprise=5, pro=5, free=5)
     await _report(quiet, "b", 4, free=2)
@@ -110,8 +149,58 @@ async def test_runs_are_told_apart(quiet: Running) -> None:
         await quiet.database.execute(acquire, UUID(batch["tasks"][place]["id"]), tenant.id)
     parked = "UPDATE runtime.runs SET status = 'parked' WHERE task_id = $1"
     await quiet.database.execute(parked, UUID(batch["tasks"][1]["id"]))
-    found = await _until(quiet, "pro", queued=2, running=2, parked=1, work=5)
+    found = await _until(quiet, "pro", queued=2, running=2, parked=1, parked_ready=0, work=4)
     assert found["starts_per_second"] > 0
+
+
+async def test_what_waits_for_its_time_is_no_work_until_it_is_woken(quiet: Running) -> None:
+    tenant, later = await quiet.tenant("pro"), datetime.now(UTC) + timedelta(days=30)
+    batch = (await submit(quiet, tenant, questions(3, not_before=later.isoformat()))).json()
+    await recorded(quiet, batch)
+    tasks = [UUID(task["id"]) for task in batch["tasks"]]
+    await _until(quiet, "pro", queued=3, work=3, ready=3)
+    await _park(quiet, 3)
+    long_ago = "UPDATE history.tasks SET submitted_at = submitted_at - interval '30 days' WHERE task_id = ANY ($1)"
+    await quiet.database.execute(long_ago, tasks)
+    await _until(
+        quiet, "pro", parked=3, parked_ready=0, work=0, oldest_seconds=0.0, ready=0, consumers=0, unserved=False
+    )
+    due = "UPDATE runtime.parked SET wake_at = now() WHERE task_id = $1"
+    await quiet.database.execute(due, tasks[0])
+    # Its message is in the lane again, where the broker counts it: it is one task all the same.
+    found = await _until(quiet, "pro", queued=0, parked=3, parked_ready=1, work=1, ready=1, unserved=True)
+    assert 0 <= found["oldest_seconds"] < timedelta(days=1).total_seconds(), "no worker could have taken it before"
+    acquire = "SELECT decision FROM runtime.acquire($1, $2, 'pro', 'w', interval '1 hour')"
+    assert await quiet.database.fetchval(acquire, tasks[0], tenant.id) == "acquired"
+    # As if it had begun long ago, too, and been parked ever since.
+    aged = "UPDATE runtime.runs SET started_at = started_at - $2::interval, parked_seconds = $3 WHERE task_id = $1"
+    month = timedelta(days=30)
+    await quiet.database.execute(aged, tasks[0], month, month.total_seconds())
+    found = await _until(quiet, "pro", running=1, parked=2, parked_ready=0, work=1)
+    assert 0 <= found["oldest_seconds"] < timedelta(days=1).total_seconds()
+    await quiet.database.execute(aged, tasks[0], timedelta(hours=2), month.total_seconds())
+
+    async def runs_for_hours() -> bool:
+        return bool((await _lanes(quiet))["pro"]["oldest_seconds"] >= timedelta(hours=2).total_seconds())
+
+    await eventually(runs_for_hours, 30)
+
+
+async def _park(gateway: Running, count: int) -> None:
+    """As a worker does with what may not begin yet."""
+    arrived: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
+    acquire = "SELECT decision FROM runtime.acquire($1, $2, 'pro', 'w', interval '1 minute', NULL, $3)"
+    async with (
+        Broker(gateway.stage.rabbit(AGENT_WORKER), "test") as broker,
+        consuming(broker, lane("pro"), prefetch=count, on_delivery=arrived.put_nowait),
+        asyncio.timeout(30),
+    ):
+        for _ in range(count):
+            delivery = await arrived.get()
+            task = delivery.decode()
+            assert isinstance(task, TaskSubmitted)
+            assert await gateway.database.fetchval(acquire, task.task_id, task.tenant_id, task.encode()) == "parked"
+            assert await delivery.settle(Disposition.DONE)
 
 
 async def test_one_gateway_shows_the_numbers_for_all(quiet: Running) -> None:
@@ -203,6 +292,8 @@ def test_every_alert_is_on_a_number_that_is_shown() -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["alert"] for rule in rules} >= {"LanewayLaneUnserved"}
     for rule in rules:
+        if rule["alert"] in ("LanewayLaneUnserved", "LanewayLaneOld"):
+            assert rule["expr"].endswith(" unless max by (lane) (laneway_lane_paused) == 1"), "who paused it knows"
         used = {word for word in names if word in rule["expr"]}
         assert used, rule["expr"]
         assert rule["annotations"]["summary"]

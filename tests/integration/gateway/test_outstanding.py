@@ -7,19 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import pytest
 from structlog.testing import capture_logs
 
 from common import postgres
 from common.admission import OUTSTANDING_SECONDS, level_of, outstanding_key, release, whole_key
+from common.errors import StoreUnavailable
 from common.pipelining import Argument, Pipelined, Script
 from common.redis import Client
-from gateway.admission import Admission, Candidate
+from gateway import outstanding
+from gateway.admission import Admission, Candidate, Outcome
 from gateway.background import Background
 from gateway.database import Database
 from gateway.outstanding import Outstanding
-from gateway.outstanding_records import OpenTasks
+from gateway.outstanding_records import OpenTask, OpenTasks, Place
 from gateway.principals import Principal
 from tests.integration.gateway.batching import questions, recorded, recording, submit
 from tests.integration.gateway.conftest import Fragile, Running, Tap, Tenant, forget
@@ -192,3 +195,118 @@ async def test_what_ends_while_it_is_counted_does_not_stay(gateway: Running, sta
     assert sorted(await state.zrange(outstanding_key(tenant.id, 5), 0, -1)) == sorted(
         str(task).encode() for task in tasks if task != ending
     )
+
+
+async def _many(gateway: Running, tenant: Tenant, count: int) -> None:
+    """So many in the record, in tens that were submitted at the same moment."""
+    await gateway.database.execute(
+        "INSERT INTO history.tasks (task_id, tenant_id, tier, priority, submitted_at)"
+        " SELECT gen_random_uuid(), $1, 'pro', n % 10, now() - n / 10 * interval '1 millisecond'"
+        " FROM generate_series(1, $2) n",
+        tenant.id,
+        count,
+    )
+
+
+def _admission(records: OpenTasks, state: Client, background: Background) -> Admission:
+    redis = pipelined(state)
+    return Admission(redis, Outstanding(records, redis, background), 1)
+
+
+async def _outcome(admission: Admission, tenant: Tenant, most: int) -> Outcome:
+    candidate = Candidate(uuid4(), 5, False, "", "", b"")
+    return (await admission.admit(Principal(tenant.id, "pro", 100_000, most), candidate)).outcome
+
+
+async def test_a_tenant_with_very_many_is_counted_page_by_page_and_nobody_waits_for_all_of_it(
+    gateway: Running, stage: Stage, state: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outstanding, "_PAGE", 487)  # no divisor: the last page is not a whole one
+    monkeypatch.setattr(outstanding, "_PAGE_SECONDS", 30.0)
+    tenant = await gateway.tenant()
+    await _many(gateway, tenant, 30_000)
+    go_on = asyncio.Event()
+    pages: list[Place] = []
+
+    class Long(OpenTasks):
+        async def page(self, tenant_id: UUID, after: Place, size: int) -> tuple[list[OpenTask], Place | None]:
+            if pages:
+                await go_on.wait()
+            pages.append(after)
+            return await super().page(tenant_id, after, size)
+
+    async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
+        admission = _admission(Long(Database(pool, 30.0)), state, background)
+        with capture_logs() as logs:
+            # The second one has no patience left, and is admitted while the count stands still.
+            assert [await _outcome(admission, tenant, 30_002) for _ in range(2)] == [Outcome.ADMITTED] * 2
+            assert len(pages) == 1
+            assert not await state.exists(whole_key(tenant.id))
+            go_on.set()
+
+            async def whole() -> bool:
+                return bool(await state.exists(whole_key(tenant.id)))
+
+            await eventually(whole, 60)
+        assert len(pages) == 30_000 // 487 + 1
+        assert await _outstanding(state, tenant) == 30_002
+        assert await _outcome(admission, tenant, 30_002) is Outcome.TOO_MANY
+    assert [entry["tasks"] for entry in logs if entry["event"] == "admission.recounted"] == [30_000]
+
+
+@pytest.mark.parametrize("how", ["failed", "lost"])
+async def test_sets_are_not_called_whole_where_a_page_is_missing_and_the_count_is_made_again(
+    gateway: Running, stage: Stage, state: Client, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(outstanding, "_PAGE", 10)
+    monkeypatch.setattr(outstanding, "_WAIT_SECONDS", 30.0)
+    tenant = await gateway.tenant()
+    await _many(gateway, tenant, 35)
+    pages: list[Place] = []
+
+    class Interrupted(OpenTasks):
+        async def page(self, tenant_id: UUID, after: Place, size: int) -> tuple[list[OpenTask], Place | None]:
+            pages.append(after)
+            if len(pages) == 3 and how == "failed":
+                raise StoreUnavailable("in the middle")
+            if len(pages) == 3:
+                await forget(state, tenant)
+            return await super().page(tenant_id, after, size)
+
+    async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
+        admission = _admission(Interrupted(Database(pool, 5.0)), state, background)
+        assert await _outcome(admission, tenant, 36) is Outcome.ADMITTED, "by what Redis has"
+        assert len(pages) == (3 if how == "failed" else 4)
+        assert not await state.exists(whole_key(tenant.id))
+
+        async def counted() -> bool:
+            return await _outcome(admission, tenant, 36) is Outcome.TOO_MANY
+
+        await eventually(counted, 30)
+    assert await _outstanding(state, tenant) >= 36
+
+
+async def test_a_tenant_that_cannot_be_counted_keeps_no_other_from_it(
+    gateway: Running, stage: Stage, state: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outstanding, "_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(outstanding, "_WAIT_SECONDS", 30.0)
+    monkeypatch.setattr(outstanding, "_PAGE_SECONDS", 30.0)
+    failing, fine = await gateway.tenant(), await gateway.tenant()
+    await _many(gateway, failing, 5)
+    await _many(gateway, fine, 5)
+    asked: list[UUID] = []
+
+    class Broken(OpenTasks):
+        async def page(self, tenant_id: UUID, after: Place, size: int) -> tuple[list[OpenTask], Place | None]:
+            asked.append(tenant_id)
+            if tenant_id == failing.id:
+                raise StoreUnavailable("for this one")
+            return await super().page(tenant_id, after, size)
+
+    async with postgres.pool(stage.postgres("laneway_gateway"), "test") as pool, Background() as background:
+        admission = _admission(Broken(Database(pool, 30.0)), state, background)
+        assert await _outcome(admission, failing, 5) is Outcome.ADMITTED, "by what Redis has"
+        assert await _outcome(admission, fine, 5) is Outcome.TOO_MANY
+        assert await _outcome(admission, failing, 5) is Outcome.ADMITTED
+    assert asked == [failing.id, fine.id], "nobody waits for the same failure again"

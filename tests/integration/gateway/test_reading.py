@@ -277,7 +277,7 @@ async def test_a_tenants_own_limit_counts_from_the_next_request_on(gateway: Runn
     for own, accepted in ((1, 1), (3, 2), (None, 0)):
         limits = {"max_outstanding": own, "max_running": None}
         put = await gateway.client.put(address, json=limits, headers=admin)
-        assert (put.status_code, put.json()) == (200, {"tenant_id": str(tenant.id), **limits})
+        assert (put.status_code, {**put.json(), **limits}) == (200, put.json())
         for _ in range(accepted):
             assert (await gateway.submit(tenant)).status_code == 202
         refused = await gateway.submit(tenant)
@@ -287,6 +287,31 @@ async def test_a_tenants_own_limit_counts_from_the_next_request_on(gateway: Runn
         assert (put.status_code, put.json()["errors"][0]["field"]) == (422, "max_outstanding")
     nobody = f"/v1/admin/tenants/{uuid4()}/limits"
     assert (await gateway.client.put(nobody, json=limits, headers=admin)).status_code == 404
+
+
+async def test_a_tenants_limits_are_shown_beside_its_plans(gateway: Running) -> None:
+    tenant, other = await gateway.tenant(max_outstanding=2), await gateway.tenant()
+    admin = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    address = f"/v1/admin/tenants/{tenant.id}/limits"
+    plan = await gateway.database.fetchval("SELECT plan FROM identity.tenants WHERE tenant_id = $1", tenant.id)
+    shown = {"name": plan, "max_outstanding": 2, "max_running": None}
+    nothing_set = {"tenant_id": str(tenant.id), "max_outstanding": None, "max_running": None, "plan": shown}
+    got = await gateway.client.get(address, headers=admin)
+    assert (got.status_code, got.json()) == (200, nothing_set)
+    own = {"max_outstanding": 50, "max_running": 3}
+    put = await gateway.client.put(address, json=own, headers=admin)
+    assert put.json() == nothing_set | own
+    assert (await gateway.client.get(address, headers=admin)).json() == put.json(), "its plan is as it was"
+    await gateway.database.execute("UPDATE identity.plans SET max_running = 7 WHERE name = $1", plan)
+    assert (await gateway.client.get(address, headers=admin)).json()["plan"] == shown | {"max_running": 7}
+    untouched = await gateway.client.get(f"/v1/admin/tenants/{other.id}/limits", headers=admin)
+    assert (untouched.json()["max_running"], untouched.json()["plan"]["name"]) == (None, "pro")
+    for path, headers, status in (
+        (f"/v1/admin/tenants/{uuid4()}/limits", admin, 404),
+        ("/v1/admin/tenants/x/limits", admin, 422),
+        (address, tenant.headers, 401),
+    ):
+        assert (await gateway.client.get(path, headers=headers)).status_code == status
 
 
 async def test_administration_needs_its_key_and_things_that_exist(gateway: Running) -> None:

@@ -168,6 +168,16 @@ async def test_what_its_lane_refused_ends_when_nobody_will_try_it_again(gateway:
     assert await gateway.database.fetchval(status, scheduled_task_id(UUID(made["id"]), tick)) == "failed"
 
 
+@pytest.mark.parametrize("waiting", ["broker_unavailable", "internal_error", "publishing"])
+async def test_what_its_lane_may_have_goes_on(gateway: Running, tenant: Tenant, waiting: str) -> None:
+    deleted, changed = [(await make(gateway, tenant)).json() for _ in range(2)]
+    await gateway.database.execute("UPDATE runtime.schedules SET waiting = $1", waiting)
+    assert (await gateway.client.delete(deleted["links"]["self"], headers=tenant.headers)).status_code == 204
+    assert (await change(gateway, tenant, changed["links"]["self"], cron="1 1 * * *")).status_code == 200
+    runs = "SELECT count(*) FROM runtime.runs WHERE tenant_id = $1"
+    assert await gateway.database.fetchval(runs, tenant.id) == 0
+
+
 async def test_another_tenants_schedule_reads_the_same_as_none(gateway: Running, tenant: Tenant) -> None:
     own = (await make(gateway, tenant)).json()["links"]["self"]
     other = await gateway.tenant()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from agent_worker.providers.base import TextDelta, ToolCall
 from agent_worker.repository import Obstacle, SavedStep
 from common.contracts import TaskSubmitted
@@ -244,3 +246,26 @@ async def test_many_tasks_of_one_time_are_woken_by_and_by(world: World) -> None:
     taken = await world.owner.fetch("SELECT task_id FROM runtime.parked WHERE ready_at IS NOT NULL LIMIT 3")
     await world.owner.execute("DELETE FROM runtime.parked WHERE task_id = ANY ($1)", [row["task_id"] for row in taken])
     assert await world.owner.fetchval("SELECT runtime.wake(5)") == 3
+
+
+@pytest.mark.parametrize("reason", ["paused", "not_before"])
+async def test_a_look_reads_as_much_as_it_wakes_however_much_is_due(world: World, reason: str) -> None:
+    """Else a pause that held enough of one tenant would, once lifted, keep the waker from all others for good."""
+    many, crowd, other = 20_000, world.stage.new_tenant(), world.stage.new_tenant()
+    waits = ("agent:default", None) if reason == "paused" else ("", _later(-1))
+    insert = """
+        INSERT INTO runtime.parked
+          (task_id, tenant_id, tier, reason, key, wake_at, priority, submitted_at, message, told)
+        SELECT gen_random_uuid(), $1, 'free', $2, $3, $4, 5, now(), '', '[]' FROM generate_series(1, $5)"""
+    async with world.owner.acquire() as connection:
+        for tenant, count in ((crowd, many), (other, 3)):
+            await connection.execute(insert, tenant, reason, *waits, count)
+        await connection.execute("ANALYZE runtime.parked")
+        read = """
+            SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'runtime.parked'::regclass"""
+        for woken in (13, 0):  # the second look finds the crowd's window full
+            async with connection.transaction():
+                before = await connection.fetchval(read)
+                assert await connection.fetchval("SELECT runtime.wake(10)") == woken
+                assert await connection.fetchval(read) - before < many / 20
+        await connection.execute("DELETE FROM runtime.parked WHERE tenant_id = ANY ($1)", [crowd, other])

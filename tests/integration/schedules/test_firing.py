@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,13 +11,14 @@ import pytest
 
 from common import redis
 from common.admission import level_of, outstanding_key
-from common.contracts import TaskSubmitted
+from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.identifiers import scheduled_task_id
 from common.errors import BrokerUnavailable
 from common.messaging.envelope import unseal
 from common.messaging.publisher import RabbitPublisher
 from common.pipelining import Pipelined
 from common.redis import Client
+from gateway.scheduling import Scheduling
 from persister import waker
 from persister.scheduling import fire_due
 from tests.integration.gateway.batching import full
@@ -281,10 +283,114 @@ async def test_what_found_no_room_by_its_deadline_is_skipped_and_ends(
         (skipped,) = await ticked(gateway, tenant, schedule)
     assert (skipped["outcome"], skipped["reason"]) == ("skipped", "deadline_passed")
     task_id = scheduled_task_id(schedule, tried)
-    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
-    assert await gateway.database.fetchval(status, task_id) == "failed"
+    assert await _ended(gateway, schedule, tried) == ("failed", "deadline_passed")
     assert str(task_id) not in {message.correlation_id for message in tap.seen}
     assert await state.zcard(outstanding_key(tenant.id, 5)) == 0
+
+
+async def _refused(gateway: Running, schedule: UUID) -> datetime:
+    """The tick that its lane has refused, and that is to be tried again now."""
+    tick = await due_now(gateway, schedule)
+    wait = "UPDATE runtime.schedules SET waiting = 'lane_full', tried_at = $2 WHERE schedule_id = $1"
+    await gateway.database.execute(wait, schedule, tick)
+    return tick
+
+
+async def _run(gateway: Running, schedule: UUID, tick: datetime) -> str | None:
+    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
+    found: str | None = await gateway.database.fetchval(status, scheduled_task_id(schedule, tick))
+    return found
+
+
+async def test_a_tick_that_was_fired_since_a_change_read_its_schedule_is_not_ended(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    tick = await _refused(gateway, schedule)
+    settled_until = Scheduling._settled_until
+
+    async def fired_meanwhile(self: Scheduling, was: Any) -> datetime:
+        assert was["waiting"] == "lane_full"
+        async with waking(stage, sender, pipelined(state)):
+            await ticked(gateway, tenant, schedule, deadline=30)
+        return await settled_until(self, was)
+
+    monkeypatch.setattr(Scheduling, "_settled_until", fired_meanwhile)
+    address, changes = f"/v1/schedules/{schedule}", {"cron": "1 1 2 2 *"}
+    assert (await gateway.client.patch(address, json=changes, headers=tenant.headers)).status_code == 200
+    await submitted(tap, schedule, tick)
+    assert await _run(gateway, schedule, tick) is None
+
+
+class Interrupting(RabbitPublisher):
+    """Is confirmed, and before it can say so somebody does something else."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def publish(self, exchange: str, routing_key: str, contract: Any, **rest: Any) -> None:
+        await super().publish(exchange, routing_key, contract, **rest)
+        if self.meanwhile is not None:
+            await self.meanwhile()
+
+
+@pytest.mark.parametrize("how", ["change", "delete"])
+async def test_a_tick_that_is_being_published_is_not_ended(
+    gateway: Running, tap: Tap, stage: Stage, sender: RabbitPublisher, state: Client, how: str
+) -> None:
+    tenant = await gateway.tenant()
+    schedule = await make(gateway, tenant)
+    tick = await _refused(gateway, schedule)
+    interrupting = Interrupting(sender._broker, sender._channel, sender._sender, 5.0)
+    answers = []
+
+    async def meanwhile() -> None:
+        address, client = f"/v1/schedules/{schedule}", gateway.client
+        if how == "delete":
+            answers.append(await client.delete(address, headers=tenant.headers))
+        else:
+            answers.append(await client.patch(address, json={"enabled": False}, headers=tenant.headers))
+
+    interrupting.meanwhile = meanwhile
+
+    async def answered() -> bool:
+        return bool(answers)
+
+    async with waking(stage, interrupting, pipelined(state)):
+        await submitted(tap, schedule, tick)
+        await eventually(answered, 30)
+        if how == "change":
+            await ticked(gateway, tenant, schedule, deadline=30)
+    assert answers[0].is_success
+    assert await _run(gateway, schedule, tick) is None
+
+
+async def test_a_lane_that_refuses_what_it_may_have_taken_before_does_not_make_it_known(
+    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client
+) -> None:
+    tenant = await gateway.tenant("enterprise")
+    schedule = await make(gateway, tenant)
+    with full(stage, "enterprise", 1):
+        await _fill(gateway, stage)
+        tick = await due_now(gateway, schedule)
+        wait = "UPDATE runtime.schedules SET waiting = 'internal_error', tried_at = $2 WHERE schedule_id = $1"
+        await gateway.database.execute(wait, schedule, tick)
+
+        async def tried() -> bool:
+            return bool((await read(gateway, tenant, schedule))["waiting"] == "broker_unavailable")
+
+        async with waking(stage, sender, pipelined(state)):
+            await eventually(tried, 30)
+
+
+async def _ended(gateway: Running, schedule: UUID, tick: datetime) -> tuple[str, str]:
+    """How the tick's task ended, and the type of its error."""
+    end = "SELECT status, outcome FROM runtime.runs WHERE task_id = $1"
+    row = await gateway.database.fetchrow(end, scheduled_task_id(schedule, tick))
+    assert row is not None
+    error = RunFinished.decode(row["outcome"]).error
+    assert error is not None
+    return row["status"], error.type
 
 
 class Failing(RabbitPublisher):
@@ -339,22 +445,21 @@ async def test_who_wakes_goes_on_after_an_error_that_nobody_expected(
     assert len(failures) == 1
 
 
+@pytest.mark.parametrize("waiting", ["lane_full", "broker_unavailable"])
 async def test_what_found_no_room_until_the_next_tick_is_missed_and_ends(
-    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client
+    gateway: Running, stage: Stage, sender: RabbitPublisher, state: Client, waiting: str
 ) -> None:
     tenant = await gateway.tenant()
     cron, last = half_past(datetime.now(UTC))
     schedule = await make(gateway, tenant, cron)
     tried = await due(gateway, schedule, last - timedelta(hours=1))
-    await gateway.database.execute(
-        "UPDATE runtime.schedules SET waiting = 'lane_full' WHERE schedule_id = $1", schedule
-    )
+    wait = "UPDATE runtime.schedules SET waiting = $2 WHERE schedule_id = $1"
+    await gateway.database.execute(wait, schedule, waiting)
     async with waking(stage, sender, pipelined(state)):
         (missed,) = await ticked(gateway, tenant, schedule)
-    assert (missed["outcome"], missed["reason"]) == ("missed", "lane_full")
-    status = "SELECT status FROM runtime.runs WHERE task_id = $1"
-    assert await gateway.database.fetchval(status, scheduled_task_id(schedule, tried)) == "failed"
-    assert await gateway.database.fetchval(status, scheduled_task_id(schedule, last)) is None
+    assert (missed["outcome"], missed["reason"]) == ("missed", waiting)
+    assert await _ended(gateway, schedule, tried) == ("failed", waiting)
+    assert await _run(gateway, schedule, last) is None
 
 
 async def test_a_schedule_that_cannot_be_read_stands_still_and_keeps_nobody_else_waiting(

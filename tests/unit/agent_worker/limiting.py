@@ -19,7 +19,7 @@ questions: st.SearchStrategy[Question] = st.one_of(
     draws.map(drawing),
     draws.map(drawing),
     st.builds(settling, st.sampled_from([0.0, 1.0]), st.floats(-3_000, 5_000), _watermarks),
-    st.builds(refusing, st.floats(0, 90), st.booleans(), _left, _left),
+    st.builds(refusing, st.floats(0, 90), st.booleans(), _left, _left, _watermarks),
     st.builds(learning, heard, heard),
     st.just(LOOK),
 )

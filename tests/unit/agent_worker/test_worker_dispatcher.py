@@ -141,6 +141,16 @@ async def test_a_broker_that_is_away_is_tried_again(worker: Worker) -> None:
     await worker.holds(free=5)
 
 
+async def test_a_lane_that_cannot_be_consumed_keeps_no_other_from_its_credit(worker: Worker) -> None:
+    worker.push("free", 20)
+    await worker.holds(free=20)
+    worker.lanes["enterprise"].away = True
+    worker.push("enterprise", 50)
+    worker.push("pro", 50)
+    await worker.holds(enterprise=6, pro=4, free=20)
+    assert worker.lanes["enterprise"].asked < 10, "and is not asked without a pause"
+
+
 async def test_a_consumer_that_was_lost_is_opened_anew(worker: Worker) -> None:
     worker.push("free", 20)
     await worker.holds(free=20)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_worker.lanes import EMPTY_SECONDS, Lend, Loan, Slots, TakeBack, guaranteed_slots, served_tiers
+from agent_worker.guarantees import guaranteed_slots, served_tiers
+from agent_worker.lanes import Lend, Loan, Slots, TakeBack
 from common.catalogue import Tier
 from common.errors import ConfigurationError
 
@@ -80,7 +81,7 @@ class Simulation:
                 self.slots.lend(decision, self.now)
             else:
                 if decision.found_empty:
-                    self.slots.leave_alone(decision.loan.tier, self.now + EMPTY_SECONDS)
+                    self.slots.found_empty(decision.loan.tier, self.now)
                 self.slots.take_back(decision.loan)
             self._deliver()
 
@@ -96,11 +97,12 @@ class Simulation:
     def _deliver(self) -> None:
         for tier in self.waiting:
             by_right = sum(run == (tier, None) for run in self.runs)
-            self._begin(tier, None, self.slots.guaranteed[tier] - by_right)
+            self.begin(tier, None, self.slots.guaranteed[tier] - by_right)
         for loan in self.slots.loans:
-            self._begin(loan.tier, loan, loan.size - loan.held)
+            self.begin(loan.tier, loan, loan.size - loan.held)
 
-    def _begin(self, tier: str, loan: Loan | None, most: int) -> None:
+    def begin(self, tier: str, loan: Loan | None, most: int) -> None:
+        """So many of what waits, at most, in a guarantee or a loan."""
         for _ in range(min(most, self.waiting[tier])):
             self.waiting[tier] -= 1
             self.runs.append((tier, loan))
@@ -144,6 +146,27 @@ def test_beside_a_flood_what_comes_beyond_the_guarantee_begins_at_once_too() -> 
     worker.waiting["enterprise"] = 1
     worker.settle()
     assert worker.waiting["enterprise"] == 1, "it has what is its by weight"
+
+
+def test_a_credit_does_not_fill_beside_what_was_lent_since() -> None:
+    worker = Simulation(20, DEFAULT)
+    worker.waiting["free"] = 1000
+    worker.settle()
+    worker.waiting.update(enterprise=6, pro=3)
+    worker.settle()
+    while worker.taken > 20:
+        worker.end(next(n for n, (_, loan) in enumerate(worker.runs) if loan and not loan.open))
+    credits = [loan for loan in worker.slots.loans if loan.on_credit]
+    assert {loan.tier for loan in credits} == {"enterprise", "pro"}
+    for _ in range(9):  # the guarantees end, and free is lent what they leave
+        worker.end(next(n for n, (tier, _) in enumerate(worker.runs) if tier != "free"))
+    worker.pass_time(0.2)
+    for credit in credits:
+        if credit.open:
+            worker.waiting[credit.tier] += 1
+            worker.begin(credit.tier, credit, 1)
+    worker.settle()
+    assert sum(loan is not None for _, loan in worker.runs) <= 20
 
 
 def test_a_credit_that_nothing_comes_to_takes_no_slot_and_is_closed_by_and_by() -> None:
@@ -398,6 +421,36 @@ def test_each_tier_has_its_guarantee_while_it_has_work_whatever_came_before(
         worker.end(0)
     worker.pass_time(3)
     assert slots.free == slots.total  # nothing has leaked
+
+
+@given(TIERS, st.integers(0, 30), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
+def test_runs_in_lent_slots_are_never_more_than_the_slots_whichever_consumer_is_sent_what(
+    tiers: list[Tier], extra: int, seed: int
+) -> None:
+    """Any consumer may be sent the next message, any run may end, consumers are lost, and tiers paused, at any time."""
+    worker, chance = Simulation(len(tiers) + extra, tiers), random.Random(seed)
+    slots = worker.slots
+    for _ in range(300):
+        for tier in slots.held:
+            open_to_it = [loan for loan in slots.loans if loan.tier == tier and loan.held < loan.size]
+            by_right = sum(run == (tier, None) for run in worker.runs)
+            anyone = [*open_to_it, *([None] if by_right < slots.guaranteed[tier] and tier not in slots.paused else [])]
+            if anyone and chance.random() < 0.5:
+                worker.waiting[tier] = 1
+                worker.begin(tier, chance.choice(anyone), 1)
+        if worker.runs and chance.random() < 0.6:
+            worker.end(chance.randrange(worker.taken))
+        if chance.random() < 0.02:
+            slots.paused = frozenset(tier for tier in slots.held if chance.random() < 0.3)
+        if slots.loans and chance.random() < 0.02:
+            slots.take_back(chance.choice(slots.loans))
+        worker.now += chance.choice((0.0, 0.001, 0.01, 0.05, 0.2, 1.0))
+        worker.settle()
+        lent = sum(loan is not None for _, loan in worker.runs)
+        assert lent <= slots.total
+        assert worker.taken <= slots.total + sum(slots.guaranteed.values())
+        assert all(loan.held <= loan.size for loan in slots.loans)
 
 
 @given(TIERS, st.integers(0, 100), st.integers(0, 7))

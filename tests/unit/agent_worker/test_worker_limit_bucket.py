@@ -19,6 +19,7 @@ from agent_worker.limiter.bucket import (
     Side,
 )
 from agent_worker.limiter.script import Question
+from agent_worker.limiter.shared import Refusal
 from tests.unit.agent_worker.limiting import WATERMARKS, buckets, draws, heard, histories
 
 EPSILON = 1e-5
@@ -113,7 +114,7 @@ def test_a_grant_that_is_given_back_leaves_no_trace(
 @given(buckets, histories, draws, st.floats(0, 500))
 def test_nobody_draws_while_the_provider_is_paused(bucket: Bucket, history: History, ask: Ask, pause: float) -> None:
     bucket, now = played(bucket, history)
-    bucket = bucket.refuse(pause, False, -1.0, -1.0, now)
+    bucket = bucket.refuse(pause, False, -1.0, -1.0, 0.0, now)
     until = now + min(pause, LONGEST_PAUSE)
     assert now + LONGEST_PAUSE >= bucket.paused_until >= until
     just_before = bucket.paused_until - 0.001
@@ -125,7 +126,7 @@ def test_nobody_draws_while_the_provider_is_paused(bucket: Bucket, history: Hist
 def test_a_burst_of_refusals_shrinks_once(burst: int, pause: float) -> None:
     bucket = bucket_of(600, 60_000)
     for _ in range(burst):
-        bucket = bucket.refuse(pause, True, -1.0, -1.0, 1_000.0)
+        bucket = bucket.refuse(pause, True, -1.0, -1.0, 0.0, 1_000.0)
     assert bucket.factor == 0.5
     assert bucket.requests.level == bucket.tokens.level == 0.0
 
@@ -135,7 +136,7 @@ def test_it_never_shrinks_to_nothing_and_is_whole_again_when_refusals_end(bucket
     now = bucket.at
     for gap in gaps:
         now += gap
-        bucket = bucket.refuse(0.0, True, -1.0, -1.0, now)
+        bucket = bucket.refuse(0.0, True, -1.0, -1.0, 0.0, now)
         assert bucket.factor >= LEAST_FACTOR
     assert bucket.moved(now + 1 / GROWTH).factor == 1.0
 
@@ -156,22 +157,22 @@ def test_it_finds_the_true_limit_where_it_was_told_a_higher_one(truth: float) ->
             served += 1
         else:
             refused += 1
-            bucket = bucket.refuse(answer.wait, True, -1.0, -1.0, now)
+            bucket = bucket.refuse(answer.wait, True, -1.0, -1.0, 0.0, now)
     assert refused < 0.01 * served + minutes * 3
     assert served > 0.55 * truth * believed * minutes
 
 
-@given(st.floats(6, 600), st.floats(1_000, 100_000), st.floats(0, 1), st.floats(0, 30), st.data())
+@given(st.floats(6, 600), st.floats(1_000, 100_000), st.floats(0, 1), st.floats(0, 30), st.booleans(), st.data())
 def test_the_best_tier_waits_for_the_pause_and_its_own_refill_whatever_the_others_do(
-    requests: float, tokens: float, part: float, pause: float, data: st.DataObject
+    requests: float, tokens: float, part: float, pause: float, shrinks: bool, data: st.DataObject
 ) -> None:
     """Others ask all the time and use more than they were granted; the best tier asks when it was told to."""
     bucket, now = bucket_of(requests, tokens), 1_000.0
     others = st.builds(Ask, tokens=st.floats(0, 2 * tokens), watermark=st.sampled_from(WATERMARKS[1:]))
     for ask in data.draw(st.lists(others, max_size=30)):
         bucket, _ = bucket.draw(ask, now)
-    bucket = bucket.refuse(pause, False, -1.0, -1.0, now)
-    mine, began = Ask(part * tokens, 0.0), now
+    bucket = bucket.refuse(pause, shrinks, -1.0, -1.0, data.draw(st.sampled_from(WATERMARKS[1:])), now)
+    mine, began, factor = Ask(part * tokens, 0.0), now, bucket.factor
     bucket, grant = bucket.draw(mine, now)
     while not grant.granted:
         until = now + min(grant.wait, 1.0)
@@ -181,8 +182,52 @@ def test_the_best_tier_waits_for_the_pause_and_its_own_refill_whatever_the_other
             bucket = bucket.settle(0.0, theirs.tokens - ask.tokens, ask.watermark, now)
         now = until
         bucket, grant = bucket.draw(mine, now)
-    refill = max(mine.tokens * 60 / tokens, 60 / requests)
+    refill = max(mine.tokens * 60 / tokens, 60 / requests) / factor
     assert now - began <= pause + refill + 0.01
+
+
+_refusals = st.tuples(st.floats(0, 20), st.booleans())
+"""How long a refusal pauses, and whether it shrinks."""
+
+
+@given(st.floats(200, 6_000), st.floats(1_000, 100_000), st.floats(0, 1), st.data())
+def test_what_a_watermark_keeps_waits_for_the_pause_alone_however_often_worse_calls_are_refused(
+    requests: float, tokens: float, part: float, data: st.DataObject
+) -> None:
+    """As much as the watermark keeps of the limit at its lowest: a sixteenth of the limit at worst."""
+    bucket, now, kept = bucket_of(requests, tokens), 1_000.0, WATERMARKS[1]
+    others = st.builds(Ask, tokens=st.floats(0, 2 * tokens), watermark=st.sampled_from(WATERMARKS[1:]))
+    lowest = 1.0
+    for seconds, ask, refusal in data.draw(
+        st.lists(st.tuples(st.floats(0, 10), others, st.none() | _refusals), max_size=30)
+    ):
+        now += seconds
+        bucket, theirs = bucket.draw(ask, now)
+        bucket = bucket.settle(0.0, theirs.tokens - ask.tokens, ask.watermark, now)
+        if refusal is not None:
+            bucket = bucket.refuse(*refusal, -1.0, -1.0, ask.watermark, now)
+        lowest = min(lowest, bucket.factor)
+    mine = Ask(part * kept * tokens * lowest, 0.0)
+    began = max(now, bucket.paused_until)
+    bucket, grant = bucket.draw(mine, now)
+    assert grant.granted or grant.wait == pytest.approx(began - now)
+    assert grant.granted or bucket.draw(mine, began)[1].granted
+
+
+def test_a_worse_call_that_is_refused_leaves_what_its_tier_may_not_have() -> None:
+    bucket = bucket_of(600, 60_000).refuse(0.0, True, -1.0, -1.0, 0.4, 1_000.0)
+    assert (bucket.factor, bucket.requests.level, bucket.tokens.level) == (0.5, 120.0, 12_000.0)
+    assert bucket.draw(Ask(12_000.0, 0.0), 1_000.0)[1].granted
+    assert not bucket.draw(Ask(1.0, 0.4), 1_000.0)[1].granted
+    said = bucket_of(600, 60_000).refuse(0.0, True, 7.0, 0.0, 0.4, 1_000.0)  # as it would refuse anybody
+    assert (said.requests.level, said.tokens.level) == (7.0, 0.0)
+
+
+def test_of_refusals_that_come_together_the_strictest_counts() -> None:
+    free, overloaded = Refusal(2.0, True, 0.4), Refusal(9.0, False, 0.0)
+    assert free.joined(overloaded) == overloaded.joined(free) == Refusal(9.0, True, 0.4)
+    told = Refusal(1.0, True, 0.2, 5.0, 900.0)
+    assert free.joined(told) == told.joined(free) == Refusal(2.0, True, 0.2, 5.0, 900.0)
 
 
 def test_a_worse_tier_cannot_take_each_drop_that_a_large_call_waits_for() -> None:
@@ -235,7 +280,7 @@ def test_a_provider_can_lower_the_operators_limit_and_never_raise_it(
 
 
 def test_a_clock_that_is_put_back_costs_no_more_than_the_longest_pause() -> None:
-    bucket = bucket_of(60).refuse(30.0, True, -1.0, -1.0, 1_000.0)
+    bucket = bucket_of(60).refuse(30.0, True, -1.0, -1.0, 0.0, 1_000.0)
     back = bucket.moved(0.0)
     assert back.paused_until <= LONGEST_PAUSE
     assert replace(back).draw(Ask(0, 0.0), LONGEST_PAUSE + 5)[1].granted

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
+import pytest
+
 from common.contracts import TaskSubmitted
 from common.contracts.identifiers import scheduled_task_id
 from common.contracts.tasks import InputMessage
@@ -56,8 +58,21 @@ def test_without_a_deadline_there_is_none() -> None:
     assert task_of_tick(_template(), SCHEDULE, TICK, tier="pro", level=1, at=TICK).deadline_at is None
 
 
-def test_what_is_given_up_has_failed_as_the_same_task() -> None:
-    end = given_up(SCHEDULE, TICK, uuid4(), "pro")
+@pytest.mark.parametrize(
+    ("reason", "type_", "words"),
+    [
+        ("lane_full", "lane_full", "took no more tasks"),
+        ("broker_unavailable", "broker_unavailable", "broker did not answer"),
+        ("internal_error", "internal_error", "error of ours"),
+        ("publishing", "publishing", "not known"),
+        ("deadline_passed", "deadline_passed", "deadline"),
+        ("tenant_disabled", "tenant_disabled", "disabled"),
+        ("unusable: no such field", "unusable_schedule", "unusable: no such field"),
+    ],
+)
+def test_what_is_given_up_has_failed_as_the_same_task_and_says_why(reason: str, type_: str, words: str) -> None:
+    end = given_up(SCHEDULE, TICK, uuid4(), "pro", reason)
     assert (end.task_id, end.status) == (scheduled_task_id(SCHEDULE, TICK), "failed")
     assert end.error is not None
-    assert end.error.type == "lane_full"
+    assert end.error.type == type_
+    assert words in end.error.message

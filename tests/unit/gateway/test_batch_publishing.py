@@ -69,6 +69,13 @@ async def test_a_full_lane_is_sent_nothing_more() -> None:
     assert len(broker.published) == 64
 
 
+async def test_a_task_that_was_sent_before_its_lane_was_full_is_unknown() -> None:
+    broker = _Broker({place: [BrokerUnavailable("no confirm"), LaneFull("full")] for place in range(64)})
+    fates = await _fates(broker, 100)
+    assert fates == [Fate.UNKNOWN] * 64 + [Fate.REFUSED] * 36, "the lane may have taken the first messages"
+    assert len(broker.published) == 64 * 2
+
+
 def test_each_fate_has_its_own_reason_and_end() -> None:
     assert set(REASONS) == set(Fate) - {Fate.ACCEPTED}
     assert {fate: error.type for fate, error in ENDS.items()} == {Fate.REFUSED: "lane_full", Fate.UNSENT: "not_sent"}

@@ -14,10 +14,11 @@ import httpx2
 import structlog
 
 from agent_worker.dispatcher import Dispatcher
-from agent_worker.lanes import Slots, served_tiers
+from agent_worker.guarantees import served_tiers
+from agent_worker.lanes import Slots
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
-from agent_worker.pauses import PauseKeeper
+from agent_worker.pauses import Gate, PauseKeeper
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
 from agent_worker.providers.openai import client as openai_client
@@ -114,8 +115,9 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         ]
         flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, supervisor.start)
-        consumers: dict[str, Consumption] = {}
-        keeper = PauseKeeper(repository, consumers, dispatcher.pause, supervisor.park)
+        consumers: list[Consumption] = []
+        gates: dict[str, Gate] = {}
+        keeper = PauseKeeper(repository, gates, dispatcher.pause, supervisor.park)
 
         def hear(contract: Contract) -> None:
             supervisor.hear(contract)
@@ -128,22 +130,27 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                 for tier, guaranteed in slots.guaranteed.items():
                     GUARANTEED_SLOTS.labels(tier=tier).set(guaranteed)
                     taking = partial(dispatcher.take, tier)
-                    consumers[tier] = await lanes.enter_async_context(
+                    consumer = await lanes.enter_async_context(
                         consuming(broker, lane(tier), prefetch=guaranteed, on_delivery=taking)
                     )
+                    consumers.append(consumer)
+                    gates[tier] = Gate(consumer)
                 reports = WorkerReports(pool, settings.postgres.timeout)
-                keeping = asyncio.create_task(keeper.run(), name="pauses")
+                keeping = [
+                    asyncio.create_task(keeper.run(), name="pauses"),
+                    *(asyncio.create_task(gate.run(), name=f"gate:{tier}") for tier, gate in gates.items()),
+                ]
                 filling = [
                     asyncio.create_task(dispatcher.run(), name="lending"),
                     asyncio.create_task(report_forever(reports, equipment.worker, slots), name="reporting"),
                 ]
-                lanes.push_async_callback(stop, keeping, *filling)
-                await until_stopped(stopping, keeping, *filling, *tasks)
+                lanes.push_async_callback(stop, *keeping, *filling)
+                await until_stopped(stopping, *keeping, *filling, *tasks)
                 await stop(*filling)
                 await retire(reports, equipment.worker)
-                # Side by side: while the broker is away each consumer takes seconds to be given up.
-                closing = [consumer.close() for consumer in consumers.values()]
-                consumers.clear()  # a kill is heard to the last, but nothing is resumed any more
+                # Side by side: while the broker is away each consumer takes seconds to be given up. A kill is heard to
+                # the last; what is resumed opens nothing that is closed.
+                closing = [consumer.close() for consumer in consumers]
                 await asyncio.gather(supervisor.drain(settings.grace_seconds), dispatcher.close(), *closing)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()

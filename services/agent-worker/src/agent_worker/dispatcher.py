@@ -15,13 +15,12 @@ from typing import Any, Protocol
 import structlog
 
 from agent_worker.cutting import undisturbed
-from agent_worker.lanes import EMPTY_SECONDS, Lend, Loan, Slots, TakeBack
+from agent_worker.lanes import Lend, Loan, Slots, TakeBack
 from agent_worker.metrics import RUNS_HELD, SLOTS_LENT
 from common.errors import BrokerUnavailable
 from common.messaging.settlement import Delivery
 
 _log = structlog.get_logger(__name__)
-_AWAY_SECONDS = 0.5
 
 
 class Consumer(Protocol):
@@ -94,7 +93,7 @@ class Dispatcher:
             await self._lend(decision)
             return
         if decision.found_empty:
-            self._slots.leave_alone(decision.loan.tier, self._clock() + EMPTY_SECONDS)
+            self._slots.found_empty(decision.loan.tier, self._clock())
         await self._take_back(decision.loan)
 
     async def _lend(self, lend: Lend) -> None:
@@ -104,7 +103,7 @@ class Dispatcher:
         except BrokerUnavailable as error:
             _log.info("lane.not_lent", tier=tier, error=str(error))
             self._slots.take_back(loan)
-            self._slots.leave_alone(tier, self._clock() + _AWAY_SECONDS)
+            self._slots.found_away(tier, self._clock())
         self._note_loans(tier)
 
     async def _take_back(self, loan: Loan) -> None:

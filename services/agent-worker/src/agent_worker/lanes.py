@@ -1,6 +1,6 @@
 """How a worker's slots are shared among the tiers: a part is guaranteed to each, the rest is lent where there is work.
 
-Pure: what is decided here is carried out by the consumers of the lanes (their guarantees) and by `lending` (the rest).
+Pure: what is decided here is carried out by the lanes' consumers (the guarantees) and by `dispatcher` (the rest).
 """
 
 from __future__ import annotations
@@ -10,47 +10,17 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from agent_worker.guarantees import guaranteed_slots
 from common.catalogue import Tier
-from common.errors import ConfigurationError
 
 IDLE_SECONDS = 0.05
 """A slot to which nothing came for so long lies idle: the broker sends what it has within milliseconds."""
 EMPTY_SECONDS = 0.2
 """A tier whose lane was found empty is lent nothing for so long: a slot is idle for a fifth of that time at most."""
+AWAY_SECONDS = 0.5
+"""A lane that cannot be consumed is tried again after so long."""
 SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
-
-
-def served_tiers(names: Collection[str] | None, tiers: Sequence[Tier]) -> list[Tier]:
-    """The tiers that a worker serves, best first: those that are named, or all.
-
-    Raises `ConfigurationError` where one is named that there is not.
-    """
-    known = {tier.name: tier for tier in tiers}
-    for name in names or ():
-        if name not in known:
-            raise ConfigurationError(f"LANEWAY_LANES names {name!r}; the tiers are {', '.join(known)}.")
-    return [tier for tier in tiers if names is None or tier.name in names]
-
-
-def guaranteed_slots(slots: int, tiers: Sequence[Tier]) -> dict[str, int]:
-    """Half of the slots, by tier: by weight, remainders to the largest fractions, best tier first, at least one each.
-
-    Raises `ConfigurationError` where there are fewer slots than tiers.
-    """
-    if slots < len(tiers):
-        raise ConfigurationError(f"LANEWAY_SLOTS is {slots}, but each of the {len(tiers)} tiers needs one slot.")
-    given = max(len(tiers), slots // 2)
-    total = sum(tier.weight for tier in tiers)
-    shares = {tier.name: max(1, given * tier.weight // total) for tier in tiers}
-    # One that was raised to a slot has its fraction already, and more.
-    unraised = [tier for tier in tiers if given * tier.weight >= total]
-    by_fraction = sorted(unraised, key=lambda tier: given * tier.weight % total, reverse=True)
-    for tier in by_fraction[: max(0, given - sum(shares.values()))]:
-        shares[tier.name] += 1
-    while sum(shares.values()) > given:  # the ones that were raised to one slot are paid for by the largest
-        shares[max(shares, key=lambda name: shares[name])] -= 1
-    return shares
 
 
 class Loan:
@@ -113,7 +83,8 @@ class Slots:
         self._ending = 0  # runs in slots that were taken back
         self.paused: frozenset[str] = frozenset()
         """Tiers that are lent nothing, and whose loans are taken back."""
-        self._left_alone_until = dict.fromkeys(self.guaranteed, -math.inf)
+        self._empty_until = dict.fromkeys(self.guaranteed, -math.inf)
+        self._away_until = dict.fromkeys(self.guaranteed, -math.inf)
         # Large enough that a lone borrower needs few consumers, small enough that one can be taken back.
         self._largest_loan = max(1, (total - sum(self.guaranteed.values())) // 8)
 
@@ -184,9 +155,13 @@ class Slots:
             self.lent[loan.tier] -= 0 if loan.on_credit else loan.size
             self._ending += loan.held
 
-    def leave_alone(self, tier: str, until: float) -> None:
-        """Lend nothing to a tier for a while: its lane is empty, or cannot be consumed."""
-        self._left_alone_until[tier] = until
+    def found_empty(self, tier: str, now: float) -> None:
+        """Its lane had nothing: for a while it is lent no slot that others need. A credit costs them none."""
+        self._empty_until[tier] = now + EMPTY_SECONDS
+
+    def found_away(self, tier: str, now: float) -> None:
+        """Its lane cannot be consumed: for a while it is lent nothing at all."""
+        self._away_until[tier] = now + AWAY_SECONDS
 
     def decide(self, now: float) -> Lend | TakeBack | None:
         """The next thing to do; None where all is as it should be, until something changes or time passes.
@@ -200,11 +175,10 @@ class Slots:
         if self._promised > self.total:
             return self._most_dispensable(list(self._loans))
         full = (tier for tier in self.held if tier not in self.paused and self._is_full(tier))
-        hungry = [tier for tier in full if self._left_alone_until[tier] <= now]
+        hungry = [tier for tier in full if max(self._empty_until[tier], self._away_until[tier]) <= now]
         if hungry and self.free > 0:
-            size = min(self.free, self._largest_loan) if len(hungry) == 1 else 1
-            return Lend(min(hungry, key=self._standing), size)
-        return self._idle(hungry, now) or self._credited() or self._redistributed(hungry)
+            return self._lent_what_is_free(hungry)
+        return self._idle(hungry, now) or self._credited(now) or self._redistributed(hungry)
 
     def next_look(self, now: float) -> float | None:
         """When to decide again though nothing has changed; None where only a change can make a difference."""
@@ -246,20 +220,33 @@ class Slots:
         by_right = self._by_right[loan.tier] < self.guaranteed[loan.tier]
         return by_right or any(other.held < other.size for other in others)
 
-    def _credited(self) -> Lend | None:
+    @property
+    def _lendable(self) -> int:
+        """Slots that are in no loan, the unused credits among them: all may fill, whatever guarantees are used then."""
+        return self.total - self._ending - sum(loan.size for loan in self.loans)
+
+    def _lent_what_is_free(self, hungry: Sequence[str]) -> Lend | TakeBack | None:
+        """To who has least for its weight; a credit that nothing came to is taken back first where it is in the way."""
+        if (most := min(self.free, self._lendable)) <= 0:
+            unused = [loan for loan in self.loans if loan.on_credit]
+            return TakeBack(unused[0]) if unused else None
+        return Lend(min(hungry, key=self._standing), min(most, self._largest_loan) if len(hungry) == 1 else 1)
+
+    def _credited(self, now: float) -> Lend | None:
         """One slot more for the poorest tier that may soon need it, while another has too much."""
-        loans = self.loans
-        if self._ending + sum(loan.size for loan in loans) >= self.total:
+        if self._lendable <= 0:
             return None
-        at_its_end = [tier for tier in self._loans if tier not in self.paused and self._has_nothing_spare(tier)]
-        poorest = min(at_its_end, key=self._standing, default=None)
+        short = [tier for tier in self._loans if self._is_at_its_end(tier, now)]
+        poorest = min(short, key=self._standing, default=None)
         if poorest is None or not self._richer_than(poorest):
             return None
         return Lend(poorest, 1, on_credit=True)
 
-    def _has_nothing_spare(self, tier: str) -> bool:
-        guaranteed = self._in_guarantee(tier) >= self.guaranteed[tier]
-        return guaranteed and all(loan.held >= loan.size for loan in self._loans[tier])
+    def _is_at_its_end(self, tier: str, now: float) -> bool:
+        """Whether a tier that may be lent something has nothing spare, or will not a moment later."""
+        if tier in self.paused or self._away_until[tier] > now:
+            return False
+        return self._in_guarantee(tier) >= self.guaranteed[tier] and all(x.held >= x.size for x in self._loans[tier])
 
     def _richer_than(self, poorest: str) -> list[str]:
         """Tiers that would have more for their weight than this one even with a loan less."""

@@ -1,7 +1,8 @@
 """What operators have paused, carried out by one worker: lanes are left alone, and what a kill names is stopped.
 
-The rows in PostgreSQL decide. A bell on `control` says that they changed; without it a look each second finds out. What
-slips through meanwhile is parked when it asks to begin (`runtime.acquire`).
+The rows in PostgreSQL decide. A bell on `control` says that they changed; without it the next look finds out. What
+slips through meanwhile is parked when it asks to begin (`runtime.acquire`). A look waits for PostgreSQL and for nothing
+else: a kill is carried out though the broker says nothing.
 """
 
 from __future__ import annotations
@@ -55,19 +56,45 @@ class Consumer(Protocol):
         """Be sent messages again. Raises `BrokerUnavailable`."""
 
 
+class Gate:
+    """Brings one lane's consumer to what is wanted, however long the broker takes. `run` is its background task."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._halted = consumer.halted
+        self._asked = asyncio.Event()
+
+    def want(self, *, halted: bool) -> None:
+        """Have the lane left alone, or served. Said at each look, so that what the broker did not do is tried again."""
+        self._halted = halted
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Do what was wanted last, until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            if self._consumer.halted == self._halted:
+                continue
+            try:
+                await (self._consumer.halt() if self._halted else self._consumer.go_on())
+            except BrokerUnavailable as error:
+                _log.warning("pauses.not_carried_out", error=str(error))
+
+
 class PauseKeeper:
     """Keeps one worker to the pauses. `run` is its background task."""
 
     def __init__(
         self,
         source: Source,
-        consumers: Mapping[str, Consumer],
+        gates: Mapping[str, Gate],
         lend_nothing_to: Callable[[Collection[str]], None],
         park: Callable[[Callable[[TaskSubmitted], Obstacle | None]], None],
     ) -> None:
-        """`consumers` by tier; `park` is given the question what stops a running task."""
+        """`gates` by tier; `park` is given the question what stops a running task."""
         self._source = source
-        self._consumers = consumers
+        self._gates = gates
         self._lend_nothing_to = lend_nothing_to
         self._park = park
         self._pauses: frozenset[Pause] = frozenset()
@@ -83,29 +110,20 @@ class PauseKeeper:
         while True:
             self._bell.clear()
             try:
-                await self._carry_out(await self._source.pauses())
+                self._carry_out(await self._source.pauses())
             except StoreUnavailable as error:
                 _log.warning("pauses.not_carried_out", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._bell.wait()
 
-    async def _carry_out(self, pauses: frozenset[Pause]) -> None:
+    def _carry_out(self, pauses: frozenset[Pause]) -> None:
         if pauses != self._pauses:
             _log.warning("pauses.changed", pauses=sorted(f"{p.scope} {p.name}".strip() for p in pauses))
             self._pauses = pauses
-        paused = paused_tiers(pauses, self._consumers)
-        self._lend_nothing_to(paused)
         # Each time, not only when it is new: a run may have begun in the moment before.
         self._park(lambda task: killer(pauses, task))
-        await asyncio.gather(*(_set(consumer, halted=tier in paused) for tier, consumer in self._consumers.items()))
-
-
-async def _set(consumer: Consumer, *, halted: bool) -> None:
-    """One that does not answer is tried again with the next look, and keeps no other from it."""
-    if consumer.halted == halted:
-        return
-    try:
-        await (consumer.halt() if halted else consumer.go_on())
-    except BrokerUnavailable as error:
-        _log.warning("pauses.not_carried_out", error=str(error))
+        paused = paused_tiers(pauses, self._gates)
+        self._lend_nothing_to(paused)
+        for tier, gate in self._gates.items():
+            gate.want(halted=tier in paused)

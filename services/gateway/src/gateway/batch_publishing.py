@@ -14,7 +14,7 @@ from common.errors import BrokerUnavailable, LaneFull
 from common.messaging.publisher import Publisher
 from common.messaging.topology import TASKS
 from gateway.batch_tickets import BatchTicket
-from gateway.tickets import LANE_FULL, Ticket
+from gateway.tickets import LANE_FULL
 from gateway.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Fate(StrEnum):
     UNSENT = "unsent"
     """The broker was gone before it was its turn."""
     UNKNOWN = "unknown"
-    """It was sent, and nobody said what became of it."""
+    """It was sent, and nobody said what became of it, though its lane may be full by now."""
 
 
 REASONS = {
@@ -105,16 +105,15 @@ class BatchPublisher:
                 continue
             sending.fates[place] = Fate.UNKNOWN
             try:
-                sending.fates[place] = await self._until_known(task, sending.levels[place])
+                sending.fates[place] = await self._until_known(sending, place)
             except BrokerUnavailable as error:
                 if not sending.broken:
                     _log.warning("batch.broken", batch_id=str(sending.ticket.id), error=repr(error))
                 sending.broken = True
-            if sending.fates[place] is Fate.REFUSED:
-                sending.full.add(task.tier)
 
-    async def _until_known(self, task: Ticket, level: int) -> Fate:
+    async def _until_known(self, sending: Sending, place: int) -> Fate:
         """Publish one task, again where nobody said what became of it: of two messages only one is ever run."""
+        task, level = sending.ticket.tasks[place], sending.levels[place]
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._tracing.publishing(task.task_id, task.tier):
@@ -127,7 +126,9 @@ class BatchPublisher:
                         priority=level,
                     )
             except LaneFull:
-                return Fate.REFUSED
+                sending.full.add(task.tier)
+                # Of an earlier message that nobody confirmed, the lane may have taken that one.
+                return Fate.REFUSED if attempt == 1 else Fate.UNKNOWN
             except BrokerUnavailable:
                 # A broker that is slow with many confirms is asked again; one that is away is not waited for.
                 if attempt == _ATTEMPTS or not self._publisher.ready:

@@ -122,16 +122,23 @@ class Lane(Document):
     tier: str
     queued: int = Field(description="recorded tasks that nobody has begun")
     running: int
-    parked: int
-    work: int = Field(description="queued, running and parked: what to scale workers by")
-    oldest_seconds: float
+    parked: int = Field(description="whatever they wait for")
+    parked_ready: int = Field(description="those of them that were woken and wait for a worker")
+    work: int = Field(description="queued, running and parked_ready: what to scale workers by")
+    oldest_seconds: float = Field(
+        description="of the oldest of `work`: since it was submitted or woken or, where it runs, since it began,"
+        " without the time for which it was parked"
+    )
     starts_per_second: float = Field(description="of the last minute")
     workers: int = Field(description="that have reported within the last seconds")
     slots: int
     slots_free: int = Field(description="tasks of this lane that could begin now; what lanes may borrow each counts")
     ready: int | None = Field(description="messages in the queue; null where the broker does not tell")
     consumers: int | None
-    unserved: bool = Field(description="it has work, and nobody serves it")
+    paused: bool = Field(description="an operator has stopped its tier, or everything: nothing of it begins")
+    unserved: bool = Field(
+        description="it has work, and nobody serves it; where it is paused: and no worker is there for when it goes on"
+    )
     as_of: datetime
 
 
@@ -194,12 +201,21 @@ class Key(Document):
     tenant_id: UUID
 
 
+class PlanLimits(Document):
+    """What a plan says of its tenants' limits."""
+
+    name: str
+    max_outstanding: int
+    max_running: int | None = Field(description="null: no cap")
+
+
 class TenantLimits(Document):
-    """A tenant's own limits; null: as its plan says."""
+    """A tenant's own limits, null where its plan's count, and those."""
 
     tenant_id: UUID
     max_outstanding: int | None
     max_running: int | None
+    plan: PlanLimits
 
 
 class User(Document):

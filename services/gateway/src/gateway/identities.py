@@ -22,7 +22,17 @@ _PUT_USER = """
 INSERT INTO identity.users (tenant_id, user_id, tier) VALUES ($1, $2, $3)
 ON CONFLICT (tenant_id, user_id) DO UPDATE SET tier = excluded.tier
 """
-_PUT_LIMITS = "UPDATE identity.tenants SET max_outstanding = $2, max_running = $3 WHERE tenant_id = $1"
+_LIMITS = """
+SELECT t.max_outstanding, t.max_running, t.plan, p.max_outstanding AS plan_max_outstanding,
+       p.max_running AS plan_max_running
+FROM identity.tenants t JOIN identity.plans p ON p.name = t.plan WHERE t.tenant_id = $1
+"""
+_PUT_LIMITS = """
+UPDATE identity.tenants t SET max_outstanding = $2, max_running = $3
+FROM identity.plans p WHERE t.tenant_id = $1 AND p.name = t.plan
+RETURNING t.max_outstanding, t.max_running, t.plan, p.max_outstanding AS plan_max_outstanding,
+          p.max_running AS plan_max_running
+"""
 _REVOKE_KEY = "SELECT identity.revoke_key($1)"
 
 
@@ -36,6 +46,17 @@ class KeyRow:
     tier: str
     requests_per_minute: int
     max_outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tenant may: its own limits, None where its plan's count, and those."""
+
+    max_outstanding: int | None
+    max_running: int | None
+    plan: str
+    plan_max_outstanding: int
+    plan_max_running: int | None
 
 
 class Identities:
@@ -91,14 +112,18 @@ class Identities:
         """False where there is no such tenant."""
         return await self._insert(tenant_id, _PUT_USER, tenant_id, user_id, tier)
 
-    async def put_limits(self, tenant_id: UUID, max_outstanding: int | None, max_running: int | None) -> bool:
-        """Set a tenant's own limits; None: its plan's. False where there is no such tenant."""
-        return await self._database.within(self._put_limits(tenant_id, max_outstanding, max_running))
+    async def limits(self, tenant_id: UUID) -> Limits | None:
+        """What a tenant may. None where there is no such tenant."""
+        return await self._database.within(self._limits(_LIMITS, tenant_id))
 
-    async def _put_limits(self, tenant_id: UUID, max_outstanding: int | None, max_running: int | None) -> bool:
+    async def put_limits(self, tenant_id: UUID, max_outstanding: int | None, max_running: int | None) -> Limits | None:
+        """Set a tenant's own limits; None: its plan's. What it may now; None where there is no such tenant."""
+        return await self._database.within(self._limits(_PUT_LIMITS, tenant_id, max_outstanding, max_running))
+
+    async def _limits(self, statement: str, tenant_id: UUID, *own: int | None) -> Limits | None:
         async with self._database.as_tenant(tenant_id) as connection:
-            done: str = await connection.execute(_PUT_LIMITS, tenant_id, max_outstanding, max_running)
-        return done == "UPDATE 1"
+            row = await connection.fetchrow(statement, tenant_id, *own)
+        return None if row is None else Limits(**dict(row))
 
     async def _insert(self, tenant_id: UUID, statement: str, *arguments: object) -> bool:
         return await self._database.within(self._inserted(tenant_id, statement, arguments))

@@ -10,7 +10,7 @@ import asyncio
 import math
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -20,7 +20,7 @@ import structlog
 from common.errors import BrokerUnavailable, StoreUnavailable
 from common.messaging.consumer import Depth
 from common.messaging.topology import lane
-from gateway.lane_records import LaneRecords, Queue, Runs, Slots
+from gateway.lane_records import LaneRecords, PausedTiers, Queue, Runs, Slots
 from gateway.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +40,7 @@ class Snapshot:
     queues: tuple[Queue, ...] = ()
     runs: tuple[Runs, ...] = ()
     slots: tuple[Slots, ...] = ()
+    paused: PausedTiers = field(default_factory=PausedTiers)
 
     def position(self, tier: str, level: int, submitted_at: datetime) -> int:
         """About how many tasks of the lane come before this one: of higher levels, and of its own the older ones."""
@@ -98,11 +99,11 @@ class Lanes:
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            queues, runs, slots = await self._records.read()
+            queues, runs, slots, paused = await self._records.read()
         finally:
             # A database that could not answer is not asked the sooner.
             self._old_at = clock() + max(_FRESH_SECONDS, _TIMES_ITS_COST * (clock() - began))
-        self._snapshot = Snapshot(datetime.now(UTC), tuple(queues), tuple(runs), tuple(slots))
+        self._snapshot = Snapshot(datetime.now(UTC), tuple(queues), tuple(runs), tuple(slots), paused)
         return self._snapshot
 
     async def estimate(self, tier: str, level: int | None, submitted_at: datetime | None) -> dict[str, Any]:
@@ -122,8 +123,8 @@ class Lanes:
         Raises `StoreUnavailable`.
         """
         snapshot = await self.snapshot()
-        worked = {queue.tier for queue in snapshot.queues} | {runs.tier for runs in snapshot.runs if runs.oldest}
-        tiers = [*self._tiers, *sorted(worked.difference(self._tiers))]
+        begun = {runs.tier for runs in snapshot.runs if runs.running or runs.parked}
+        tiers = [*self._tiers, *sorted({queue.tier for queue in snapshot.queues}.union(begun).difference(self._tiers))]
         return [_numbers(tier, snapshot, await self._told(tier)) for tier in tiers]
 
     async def _told(self, tier: str) -> Depth | None:
@@ -141,16 +142,17 @@ def _numbers(tier: str, snapshot: Snapshot, told: Depth | None) -> dict[str, Any
     queued = sum(queue.queued for queue in queues)
     begun = [queue.submitted[0] for queue in queues] + ([runs.oldest] if runs.oldest else [])
     ready, consumers = (told.ready, told.consumers) if told is not None else (None, None)
-    # Where the broker cannot be asked, the workers' own reports have to do.
-    served = consumers > 0 if consumers is not None else slots.workers > 0
-    # Of what is parked nobody can tell yet what is ready to go on: all of it counts as work.
-    work = queued + runs.running + runs.parked
+    paused = tier in snapshot.paused
+    # What waits for a time or an event is nothing to do yet, and may be so for weeks. What was woken is a run, never
+    # queued: that its message is in the lane again is seen in `ready` alone, which is no part of this.
+    work = queued + runs.running + runs.parked_ready
     return {
         "lane": lane(tier),
         "tier": tier,
         "queued": queued,
         "running": runs.running,
         "parked": runs.parked,
+        "parked_ready": runs.parked_ready,
         "work": work,
         "oldest_seconds": round((snapshot.at - min(begun)).total_seconds(), 1) if begun else 0.0,
         "starts_per_second": round(snapshot.rate(tier) or 0.0, 3),
@@ -159,9 +161,19 @@ def _numbers(tier: str, snapshot: Snapshot, told: Depth | None) -> dict[str, Any
         "slots_free": slots.slots_free,
         "ready": ready,
         "consumers": consumers,
-        "unserved": bool(work or ready) and not served,
+        "paused": paused,
+        "unserved": bool(work or ready) and not _served(consumers, slots.workers, paused=paused),
         "as_of": snapshot.at,
     }
+
+
+def _served(consumers: int | None, workers: int, *, paused: bool) -> bool:
+    """Whether anybody is there for a lane.
+
+    The broker knows best. Where it cannot be asked the workers' own reports have to do; where the lane is paused they
+    speak for those who leave it alone as they are told to.
+    """
+    return bool(consumers) or (workers > 0 and (paused or consumers is None))
 
 
 async def watch_forever(lanes: Lanes, records: LaneRecords, metrics: Metrics) -> None:

@@ -13,14 +13,16 @@ from prometheus_client.process_collector import ProcessCollector
 _LANE_GAUGES = {
     "queued": "Tasks that nobody has begun",
     "running": "Runs that go on",
-    "parked": "Runs that are parked",
-    "work": "All three: what to scale workers by",
-    "oldest_seconds": "Age of the oldest of them",
+    "parked": "Runs that are parked, whatever they wait for",
+    "parked_ready": "Those of them that were woken and wait for a worker",
+    "work": "Queued, running and parked_ready: what to scale workers by",
+    "oldest_seconds": "Age of the oldest of this work, without the time for which it was parked",
     "workers": "Workers that serve the lane",
     "slots": "Slots of those workers",
     "slots_free": "Tasks of the lane that could begin now",
     "ready": "Messages in the lane's queue, as the broker tells",
     "consumers": "Consumers of the lane's queue, as the broker tells",
+    "paused": "1 where an operator has stopped the lane's tier, or everything",
     "unserved": "1 where the lane has work and nobody serves it",
 }
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

@@ -46,7 +46,7 @@ class Schedule(Document):
     next_at: datetime | None = Field(description="the next tick, or the one that waits; null while it is not enabled")
     waiting: str | None = Field(
         description="why the tick at `next_at` is late: it is tried until the next one comes",
-        examples=["lane_full", "broker_unavailable", "internal_error"],
+        examples=["lane_full", "broker_unavailable", "internal_error", "publishing"],
     )
     last_tick: Tick | None
     links: ScheduleLinks

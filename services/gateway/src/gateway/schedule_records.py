@@ -34,6 +34,8 @@ UPDATE runtime.schedules s SET name = $3, cron = $4, time_zone = $5, missed = $6
 WHERE schedule_id = $1 AND tenant_id = $2 AND updated_at = $15
 RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
+# Who publishes its tick notes that first, and what came of it at the end: neither comes between this and the change.
+_BEFORE = f"SELECT {_COLUMNS} FROM runtime.schedules s WHERE schedule_id = $1 FOR NO KEY UPDATE"  # noqa: S608 - as above
 _DELETE = f"DELETE FROM runtime.schedules s WHERE schedule_id = $1 RETURNING {_COLUMNS}"  # noqa: S608 - as above
 _ONE = f"SELECT {_COLUMNS} FROM runtime.schedules s WHERE schedule_id = $1"  # noqa: S608 - as above
 _PAGE = f"""
@@ -72,6 +74,14 @@ class Definition:
         return tuple(getattr(self, name) for name in self.__slots__)
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A schedule as it is now, and as it was the moment before: a tick may have been settled since it was read."""
+
+    now: Record
+    before: Record
+
+
 class Schedules:
     """Reads and writes them. Every call raises `StoreUnavailable` where PostgreSQL is too slow."""
 
@@ -89,20 +99,21 @@ class Schedules:
             await connection.execute(_RING)
             return row
 
-    async def change(self, was: Record, made: Definition, *, afresh: bool) -> Record | None:
-        """The schedule as it is now; None where it was changed or deleted since. `afresh`: it ticks at other times."""
+    async def change(self, was: Record, made: Definition, *, afresh: bool) -> Changed | None:
+        """Change it; None where it was changed or deleted since. `afresh`: it ticks at other times."""
         return await self._database.within(self._change(was, made, afresh))
 
-    async def _change(self, was: Record, made: Definition, afresh: bool) -> Record | None:
+    async def _change(self, was: Record, made: Definition, afresh: bool) -> Changed | None:
         async with self._database.as_tenant(was["tenant_id"]) as connection:
+            before: Record | None = await connection.fetchrow(_BEFORE, was["schedule_id"])
             row: Record | None = await connection.fetchrow(
                 _CHANGE, was["schedule_id"], was["tenant_id"], *made.columns, afresh, was["updated_at"]
             )
             await connection.execute(_RING)
-            return row
+            return Changed(row, before) if row is not None and before is not None else None
 
     async def delete(self, tenant_id: UUID, schedule_id: UUID) -> Record | None:
-        """The schedule as it was; None where there was none."""
+        """The schedule as it was the moment before; None where there was none."""
         rows = await self._database.within(self._rows(tenant_id, _DELETE, schedule_id))
         return rows[0] if rows else None
 

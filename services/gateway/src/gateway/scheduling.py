@@ -14,7 +14,7 @@ from common.admission import NEUTRAL_LEVEL
 from common.catalogue import Catalogue
 from common.contracts.base import now
 from common.errors import StoreUnavailable
-from common.scheduling import given_up
+from common.scheduling import LANE_FULL, given_up
 from gateway import problems
 from gateway.principals import Principal
 from gateway.problems import Problem
@@ -60,11 +60,11 @@ class Scheduling:
             asked = check_schedule({name: was[name] for name in _FIELDS} | document, self._catalogue)
             made = await self._definition(principal, asked, await self._settled_until(was))
             afresh = any(getattr(made, name) != was[name] for name in _RHYTHM)
-            row = await self._schedules.change(was, made, afresh=afresh)
-            if row is not None:
+            changed = await self._schedules.change(was, made, afresh=afresh)
+            if changed is not None:
                 if afresh:
-                    await self._give_up(was)
-                return row
+                    await self._give_up(changed.before)
+                return changed.now
         raise problems.unavailable("Others change this schedule at the same time, and nothing was changed: ask again.")
 
     async def delete(self, principal: Principal, schedule_id: UUID) -> bool:
@@ -102,12 +102,14 @@ class Scheduling:
         return max(now(), *(tick["until"] for tick in ticks)) if ticks else now()
 
     async def _give_up(self, was: Record) -> None:
-        """End what its lane has refused, and nobody will try again. Best effort."""
-        if was["waiting"] is None:
+        """End what its lane has refused, and nobody will try again. Best effort.
+
+        What its lane may have, as nobody said, goes on like all that a schedule has submitted.
+        """
+        if was["waiting"] != LANE_FULL:
             return
-        end = given_up(
-            was["schedule_id"], was["next_at"], was["tenant_id"], was["tier"] or self._catalogue.tier_names[-1]
-        )
+        tier = was["tier"] or self._catalogue.tier_names[-1]
+        end = given_up(was["schedule_id"], was["next_at"], was["tenant_id"], tier, LANE_FULL)
         try:
             await self._tasks.refuse(was["tenant_id"], end)
         except StoreUnavailable as error:

@@ -15,6 +15,10 @@ WOKEN = Counter("laneway_persister_woken_runs", "Parked runs that were made read
 WAKER_FAILURES = Counter(
     "laneway_persister_waker_failures", "Errors that nobody expected while waking or firing schedules; alert above 0"
 )
+WAKER_INTERRUPTIONS = Counter(
+    "laneway_persister_waker_interruptions",
+    "How often waking was broken off because a server did not answer in time; alert where it goes on",
+)
 # Of the process that wakes; the others show none.
 PARKED = Gauge("laneway_persister_parked_runs", "Runs that wait without a slot", ["reason"])
 OLDEST_READY = Gauge(

@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from common.contracts import RunFinished
+from common.scheduling import LANE_FULL, PUBLISHING
 
 if TYPE_CHECKING:
     from common.postgres import Connection
@@ -20,6 +21,13 @@ DUE = "SELECT * FROM runtime.due_schedules($1)"
 # In the order of their keys; what was deleted meanwhile is not among them.
 LOCK = """
 SELECT schedule_id FROM runtime.schedules WHERE schedule_id = ANY ($1) ORDER BY schedule_id FOR NO KEY UPDATE
+"""
+# What its tenant has changed or deleted meanwhile waits no longer.
+ANNOUNCE = """
+UPDATE runtime.schedules s SET waiting = $4
+FROM unnest($1::uuid[], $2::timestamptz[]) AS r (schedule_id, tick)
+WHERE s.schedule_id = r.schedule_id AND s.next_at = r.tick AND s.waiting = $3
+RETURNING s.schedule_id
 """
 # What its tenant has changed meanwhile has another first tick, and keeps it.
 ADVANCE = """
@@ -69,6 +77,12 @@ class Advance(NamedTuple):
 async def due(connection: Connection, limit: int) -> list[asyncpg.Record]:
     """Schedules to look at, the longest due first."""
     return list(await connection.fetch(DUE, limit))
+
+
+async def announce(connection: Connection, schedules: Sequence[asyncpg.Record]) -> set[UUID]:
+    """Say that these are published now, which their lanes have refused; those of them that still wait for that."""
+    ids, ticks = [one["schedule_id"] for one in schedules], [one["next_at"] for one in schedules]
+    return {row["schedule_id"] for row in await connection.fetch(ANNOUNCE, ids, ticks, LANE_FULL, PUBLISHING)}
 
 
 async def lock(connection: Connection, schedule_ids: Sequence[UUID]) -> set[UUID]:

@@ -24,7 +24,7 @@ from common.errors import BrokerUnavailable, CacheUnavailable, DecodeError, Lane
 from common.messaging.publisher import Publisher
 from common.messaging.topology import TASKS
 from common.pipelining import Pipelined
-from common.scheduling import given_up, task_of_tick
+from common.scheduling import LANE_FULL, given_up, task_of_tick
 from persister import metrics, places, repository, rows, schedule_repository
 from persister.schedule_repository import Advance, TickRow
 from persister.ticking import Turn, turn
@@ -53,10 +53,17 @@ async def fire_due(
 ) -> int:
     """Look at so many schedules at most, after having been there for so long; how many were due."""
     due = await schedule_repository.due(connection, limit)
-    if due:
-        settled = await asyncio.gather(*(_settle(schedule, publisher, redis, watched) for schedule in due))
+    if to_try := await _announced(connection, due):
+        settled = await asyncio.gather(*(_settle(schedule, publisher, redis, watched) for schedule in to_try))
         await _record(connection, settled)
     return len(due)
+
+
+async def _announced(connection: Connection, due: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
+    """Those to be tried: a change of a schedule ends what its lane refused, unless it is being tried again."""
+    refused = [one for one in due if one["waiting"] == LANE_FULL]
+    announced = await schedule_repository.announce(connection, refused) if refused else set()
+    return [one for one in due if one["waiting"] != LANE_FULL or one["schedule_id"] in announced]
 
 
 async def _settle(schedule: asyncpg.Record, publisher: Publisher, redis: Pipelined, watched: timedelta) -> Settled:
@@ -101,11 +108,16 @@ async def _fire(
         row = _tick(schedule, "skipped", tick, tick, skipped.reason)
         return Settled(schedule, _step(schedule, plan.next_at), (*missed, row))
     except BrokerUnavailable as error:
-        waiting = "lane_full" if isinstance(error, LaneFull) else "broker_unavailable"
         _log.warning("schedule.waits", schedule_id=str(schedule["schedule_id"]), error=repr(error))
-        return Settled(schedule, _wait(schedule, tick, waiting), missed)
+        return Settled(schedule, _wait(schedule, tick, _reason(schedule, tick, error)), missed)
     fired = _tick(schedule, "fired", tick, tick, task_id=True)
     return Settled(schedule, _step(schedule, plan.next_at), (*missed, fired), task)
+
+
+def _reason(schedule: asyncpg.Record, tick: datetime, error: BrokerUnavailable) -> str:
+    """A lane that refuses it now may have taken it before, when nobody said what became of it."""
+    before = schedule["waiting"] if tick == schedule["next_at"] else None
+    return LANE_FULL if isinstance(error, LaneFull) and before in (None, LANE_FULL) else "broker_unavailable"
 
 
 class _Skipped(Exception):
@@ -188,12 +200,12 @@ async def _record(connection: Connection, settled: Sequence[Settled]) -> None:
 
 
 async def _give_up(connection: Connection, one: Settled) -> None:
-    """Of what a lane refused the record may have its copy: what will not be tried again ends."""
+    """Of what was tried the record may have its copy: what will not be tried again ends, for its tick's reason."""
     schedule = one.schedule
     tried = schedule["next_at"]
-    settled_as = next((tick.outcome for tick in one.ticks if tick.tick_at == tried), None)
-    if schedule["waiting"] is not None and settled_as in ("missed", "skipped"):
-        end = given_up(schedule["schedule_id"], tried, schedule["tenant_id"], schedule["tier"])
+    reason = next((tick.reason for tick in one.ticks if tick.tick_at == tried), None)
+    if schedule["waiting"] is not None and reason is not None:
+        end = given_up(schedule["schedule_id"], tried, schedule["tenant_id"], schedule["tier"], reason)
         await schedule_repository.refuse(connection, end)
 
 

@@ -64,6 +64,7 @@ class Waker:
                 await self._lead()
             except Unavailable as error:
                 _log.warning("waker.interrupted", error=repr(error))
+                metrics.WAKER_INTERRUPTIONS.inc()
             except Exception:  # noqa: BLE001 - whoever leads next may do better; nobody's other work stops for it
                 _log.exception("waker.failed")
                 metrics.WAKER_FAILURES.inc()

@@ -26,7 +26,10 @@ _RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class Consumption:
-    """A consumer that can be halted for a while. It is brought back after a reconnect, unless it is halted."""
+    """A consumer that can be halted for a while. It is brought back after a reconnect, unless it is halted.
+
+    Changes are made one after the other, in the order in which they were asked for; after `close` nothing opens it.
+    """
 
     def __init__(
         self, queue: AbstractRobustQueue, tag: str, receive: Callable[[AbstractIncomingMessage], Awaitable[None]]
@@ -34,29 +37,40 @@ class Consumption:
         self._queue = queue
         self._tag = tag
         self._receive = receive
+        self._changing = asyncio.Lock()
+        self._closed = asyncio.Event()
         self.halted = True
 
     async def open(self) -> None:
         """Be sent messages. Raises what the library raises."""
-        await self._queue.consume(self._receive, consumer_tag=self._tag)
-        self.halted = False
+        async with self._changing:
+            if self._closed.is_set() or not self.halted:
+                return
+            await self._queue.consume(self._receive, consumer_tag=self._tag)
+            self.halted = False
+            if self._closed.is_set():  # meanwhile: `close` may have given up waiting for its turn
+                await self._cancel()
 
     async def halt(self) -> None:
         """Be sent nothing more; what is held stays to be settled. Raises `BrokerUnavailable`."""
-        await self._change(self._cancel())
+        await self._change(self._halt())
 
     async def go_on(self) -> None:
-        """Be sent messages again. Raises `BrokerUnavailable`."""
+        """Be sent messages again, unless it was closed. Raises `BrokerUnavailable`."""
         await self._change(self.open())
 
     async def close(self) -> None:
-        """Be sent nothing more, whatever becomes of the connection."""
-        if self.halted:
-            return
+        """Be sent nothing more, whatever becomes of the connection, and whatever change is under way."""
+        self._closed.set()
         try:
             await self.halt()
         except BrokerUnavailable as error:
             _log.info("consumer.cancel_failed", queue=self._queue.name, error=str(error))
+
+    async def _halt(self) -> None:
+        async with self._changing:
+            if not self.halted:
+                await self._cancel()
 
     async def _cancel(self) -> None:
         self.halted = True  # at once: the library forgets it at once, too, even if the broker does not answer

@@ -1,10 +1,14 @@
 """A bucket of requests and tokens with watermarks, as a value; time is passed in, in seconds.
 
 A limit is so many a minute: the bucket holds a minute's worth and fills evenly. A tier draws only what leaves its
-watermark in the bucket, so what is below is kept for the better ones. Whatever a tier does, it never lowers the level
-below its own watermark; from that everything follows that a better tier is promised. The one other thing that could
-make a better tier wait is a worse one that takes each drop as it comes: a call that was refused keeps a claim for a
-moment, and no worse tier draws while there is one.
+watermark in the bucket, so what is below is kept for the better ones. Whatever a tier does, being refused by the
+provider included, it never lowers the level below its own watermark; from that everything follows that a better tier is
+promised. Another thing that could make a better tier wait is a worse one that takes each drop as it comes: a call that
+has to wait keeps a claim for a moment, and no worse tier draws while there is one.
+
+What remains is that all tiers have one limit. A refusal halves it, whosever call it was, and with it the part that a
+watermark keeps; a better tier's call that needs more than that part waits for its own refill at the lower rate. And
+what the provider itself says is left counts for everybody, as it would refuse everybody.
 
 `script.py` says the same in Lua, in the same order, so that the numbers are the same to the last bit.
 """
@@ -105,6 +109,11 @@ class Side:
             return replace(self, level=min(capacity, self.level + back))
         return replace(self, level=max(min(self.level, watermark * capacity), self.level + back))
 
+    def refused(self, left: float, watermark: float, factor: float) -> Side:
+        """With what the provider says is left; where it says nothing, with what the refused call could not have."""
+        side = self.filled(0.0, factor, factor)
+        return side.lowered(left if left >= 0 else watermark * (side.limit * factor))
+
     def lowered(self, left: float) -> Side:
         """To what the provider says is left."""
         return self if self.level < 0 or left < 0 else replace(self, level=min(self.level, left))
@@ -180,10 +189,13 @@ class Bucket:
             tokens=bucket.tokens.settled(tokens, watermark, bucket.factor),
         )
 
-    def refuse(self, pause: float, shrinks: bool, requests_left: float, tokens_left: float, now: float) -> Bucket:
-        """The provider refused a call, and wishes to be left alone for so many seconds.
+    def refuse(
+        self, pause: float, shrinks: bool, requests_left: float, tokens_left: float, watermark: float, now: float
+    ) -> Bucket:
+        """The provider refused a call of a tier, and wishes to be left alone for so many seconds.
 
-        Where it `shrinks` the bucket, it was emptier than was thought: what is not known to be left is gone.
+        Where it `shrinks` the bucket, it was emptier than was thought: what is not known to be left is gone, down to
+        the tier's watermark. Whether anything is below that only a call of a better tier can tell.
         """
         bucket = self.moved(now)
         paused = max(bucket.paused_until, now + min(pause, LONGEST_PAUSE))
@@ -193,8 +205,8 @@ class Bucket:
         factor = max(LEAST_FACTOR, bucket.factor / 2)
         return replace(
             bucket,
-            requests=bucket.requests.filled(0.0, factor, factor).lowered(max(0.0, requests_left)),
-            tokens=bucket.tokens.filled(0.0, factor, factor).lowered(max(0.0, tokens_left)),
+            requests=bucket.requests.refused(requests_left, watermark, factor),
+            tokens=bucket.tokens.refused(tokens_left, watermark, factor),
             factor=factor,
             shrunk_until=max(paused, now + SHRINK_WINDOW),
         )

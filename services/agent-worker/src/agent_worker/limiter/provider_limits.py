@@ -123,6 +123,7 @@ class TierLimit:
             Refusal(
                 failure.retry_after or 0.0,
                 failure.reason == "rate_limited",
+                self._watermark,
                 _or(said.requests_left, UNKNOWN),
                 _or(said.tokens_left, UNKNOWN),
             )

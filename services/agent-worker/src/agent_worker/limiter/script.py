@@ -31,7 +31,7 @@ SERVER_CLOCK = "(function() local t = redis.call('TIME') return t[1] + t[2] / 10
 # and level of requests, of tokens, factor, seconds that the pause lasts; the verb; and the verb's own arguments:
 #   draw requests tokens watermark
 #   settle requests tokens watermark
-#   refuse pause shrinks requests_left tokens_left
+#   refuse pause shrinks requests_left tokens_left watermark
 #   learn requests_limit requests_left tokens_limit tokens_left
 #   look
 # Answers texts: granted, wait, requests, tokens; then the bucket, times as seconds from now. To `look` at a bucket
@@ -92,6 +92,12 @@ local function lower(side, left)
   if side.level >= 0 and left >= 0 then side.level = math.min(side.level, left) end
 end
 
+local function refuse(side, left, watermark)
+  fill(side, 0, factor, factor)
+  if left < 0 then left = watermark * (limit(side) * factor) end
+  lower(side, left)
+end
+
 local function claimed(watermark) return now < claim_until and claim < watermark end
 
 local elapsed = math.max(0, now - at)
@@ -128,10 +134,8 @@ elseif verb == 'refuse' then
   paused_until = math.max(paused_until, now + math.min(arg(1), LONGEST))
   if arg(2) == 1 and now >= shrunk_until then
     factor = math.max(LEAST, factor / 2)
-    fill(r, 0, factor, factor)
-    fill(t, 0, factor, factor)
-    lower(r, math.max(0, arg(3)))
-    lower(t, math.max(0, arg(4)))
+    refuse(r, arg(3), arg(5))
+    refuse(t, arg(4), arg(5))
     shrunk_until = math.max(paused_until, now + WINDOW)
   end
 elseif verb == 'learn' then
@@ -214,11 +218,11 @@ def settling(requests: float, tokens: float, watermark: float) -> Question:
     )
 
 
-def refusing(pause: float, shrinks: bool, requests_left: float, tokens_left: float) -> Question:
+def refusing(pause: float, shrinks: bool, requests_left: float, tokens_left: float, watermark: float) -> Question:
     """See `Bucket.refuse`."""
     return Question(
-        ("refuse", *_numbers(pause, shrinks, requests_left, tokens_left)),
-        lambda bucket, now: (bucket.refuse(pause, shrinks, requests_left, tokens_left, now), NOTHING),
+        ("refuse", *_numbers(pause, shrinks, requests_left, tokens_left, watermark)),
+        lambda bucket, now: (bucket.refuse(pause, shrinks, requests_left, tokens_left, watermark, now), NOTHING),
     )
 
 

@@ -6,7 +6,7 @@ whoever owns the bucket (`ProviderLimits.run`): a model has at most one such mes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -48,12 +48,27 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How long the provider wishes to be left alone, whether a limit was the reason, and what it says is left."""
+    """How long the provider wishes to be left alone, whether a limit was the reason, and what it says is left.
+
+    The watermark is that of the tier whose call it was.
+    """
 
     pause: float
     shrinks: bool
+    watermark: float
     requests_left: float = UNKNOWN
     tokens_left: float = UNKNOWN
+
+    def joined(self, other: Refusal) -> Refusal:
+        """Both as one: the strictest of each counts, and the watermark of one that shrinks."""
+        strict = [refusal for refusal in (self, other) if refusal.shrinks] or [self]
+        return Refusal(
+            max(self.pause, other.pause),
+            self.shrinks or other.shrinks,
+            min(refusal.watermark for refusal in strict),
+            _least(refusal.requests_left for refusal in strict),
+            _least(refusal.tokens_left for refusal in strict),
+        )
 
 
 class SharedBucket:
@@ -116,15 +131,7 @@ class SharedBucket:
 
     def refuse(self, refusal: Refusal) -> None:
         """A call was refused. Of several that come together the strictest counts."""
-        before = self._refusal
-        if before is not None:
-            refusal = Refusal(
-                max(before.pause, refusal.pause),
-                before.shrinks or refusal.shrinks,
-                min(before.requests_left, refusal.requests_left),
-                min(before.tokens_left, refusal.tokens_left),
-            )
-        self._refusal = refusal
+        self._refusal = refusal if self._refusal is None else self._refusal.joined(refusal)
 
     def hear(self, requests: Heard, tokens: Heard) -> bool:
         """What an answer said of the limits; whether it is news."""
@@ -157,7 +164,7 @@ class SharedBucket:
         questions = []
         if self._refusal is not None:
             r = self._refusal
-            questions.append(refusing(r.pause, r.shrinks, r.requests_left, r.tokens_left))
+            questions.append(refusing(r.pause, r.shrinks, r.requests_left, r.tokens_left, r.watermark))
         if self._taught is not None:
             questions.append(learning(*self._taught))
         questions += [settling(*back, watermark) for watermark, back in self._returned.items() if any(back)]
@@ -186,6 +193,10 @@ class SharedBucket:
         if not self._alone:
             self._alone = True
             _log.warning("limit.alone", provider=self.provider, model=self.model, error=str(error))
+
+
+def _least(left: Iterable[float]) -> float:
+    return min((known for known in left if known >= 0), default=UNKNOWN)
 
 
 def _is_news(side: Side, heard: Heard, factor: float) -> bool:

@@ -1,4 +1,4 @@
-"""`/v1/admin`: tenants, keys and users' tiers. Every change is told to all gateways."""
+"""`/v1/admin`: tenants, keys, limits and users' tiers. Every change is told to all gateways."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.messaging.topology import CONTROL
 from gateway import documents, problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_field
-from gateway.identities import Identities
+from gateway.identities import Identities, Limits
 from gateway.keys import ApiKey
 from gateway.principals import Principals
 from gateway.routes.raw import SECURED, Json, checked
@@ -148,6 +148,14 @@ def limits(administration: Administration, identities: Identities) -> APIRouter:
     """What single tenants may."""
     router = admin_router(administration)
 
+    @router.get(
+        "/tenants/{tenant_id}/limits",
+        summary="Show a tenant's own limits, and its plan's",
+        responses={200: {"model": documents.TenantLimits}, **problem_responses("not-found", "invalid-request")},
+    )
+    async def get_limits(tenant_id: UUID) -> Response:
+        return _limits(tenant_id, await identities.limits(tenant_id))
+
     @router.put(
         "/tenants/{tenant_id}/limits",
         summary="Set a tenant's own limits",
@@ -157,12 +165,28 @@ def limits(administration: Administration, identities: Identities) -> APIRouter:
         },
     )
     async def put_limits(tenant_id: UUID, asked: OwnLimits) -> Response:
-        if not await identities.put_limits(tenant_id, asked.max_outstanding, asked.max_running):
-            raise problems.NOT_FOUND.problem("There is no such tenant.")
+        answer = _limits(tenant_id, await identities.put_limits(tenant_id, asked.max_outstanding, asked.max_running))
         await administration.changed(tenant_id)
-        return Json({"tenant_id": tenant_id, **asked.model_dump()})
+        return answer
 
     return router
+
+
+def _limits(tenant_id: UUID, found: Limits | None) -> Response:
+    if found is None:
+        raise problems.NOT_FOUND.problem("There is no such tenant.")
+    return Json(
+        {
+            "tenant_id": tenant_id,
+            "max_outstanding": found.max_outstanding,
+            "max_running": found.max_running,
+            "plan": {
+                "name": found.plan,
+                "max_outstanding": found.plan_max_outstanding,
+                "max_running": found.plan_max_running,
+            },
+        }
+    )
 
 
 def users(administration: Administration, identities: Identities, tiers: tuple[str, ...]) -> APIRouter:
