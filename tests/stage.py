@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from billing.pricebook import bundled_prices
 from common.catalogue import load_catalogue
+from common.errors import Unavailable
 from common.messaging.apply import ManagedRabbit, apply
 from common.messaging.topology import SERVICES, topology
 from common.pipelining import Pipelined
@@ -134,8 +135,13 @@ def pipelined(client: Client) -> Pipelined:
 
 
 async def eventually(condition: Callable[[], Awaitable[Answer]], deadline: float = 15.0) -> Answer:
-    """The condition's first true answer. Fails when there is none in time."""
+    """The condition's first true answer. Fails when there is none in time.
+
+    A server that was too busy to answer has not answered yet: the machine may stand still for a moment.
+    """
     async with asyncio.timeout(deadline):
-        while not (answer := await condition()):  # noqa: ASYNC110 - what changes is in another process
+        while True:
+            with suppress(Unavailable):
+                if answer := await condition():
+                    return answer
             await asyncio.sleep(0.02)
-    return answer

@@ -5,7 +5,7 @@ A tick is set near in the database: nobody waits for a full minute.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from tests.stage import eventually
 
 pytestmark = [pytest.mark.timeout(300)]
 YEARLY = "0 0 1 1 *"
+POLICIES = ("skip", "run_once")
 
 
 @pytest.fixture
@@ -34,7 +35,10 @@ async def _make(client: httpx2.AsyncClient, **fields: Any) -> str:
 
 
 async def _due_now(stack: Stack, schedules: list[str]) -> datetime:
-    at = datetime.now(UTC)
+    return await _due(stack, schedules, datetime.now(UTC))
+
+
+async def _due(stack: Stack, schedules: list[str], at: datetime) -> datetime:
     statement = "UPDATE runtime.schedules SET next_at = $2, due_at = $2 WHERE schedule_id = ANY ($1)"
     await stack.rows(statement, [UUID(schedule) for schedule in schedules], at)
     return at
@@ -92,6 +96,27 @@ async def test_each_tick_is_one_task_and_one_run_though_the_persister_that_fires
         "SELECT task_id::text AS id FROM history.tasks WHERE metadata ->> 'schedule_id' = ANY ($1)", schedules
     )
     assert sorted(row["id"] for row in rows) == sorted(fired), "no task that no tick tells of"
+
+
+async def test_ticks_that_nobody_was_there_for_are_skipped_or_run_once_as_the_schedule_says(stack: Stack) -> None:
+    last = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=30)
+    first = last - timedelta(hours=5)
+    async with stack.client("pro") as client:
+        skips, runs = [await _make(client, cron=f"{last.minute} * * * *", missed=policy) for policy in POLICIES]
+        await _due(stack, [skips, runs], first)
+        [skipped] = await _ticks(client, skips, 1)
+        fired, before = await _ticks(client, runs, 2)
+        finished = await settled(client, fired["task_id"])
+    assert (skipped["outcome"], skipped["task_id"]) == ("missed", None)
+    assert [datetime.fromisoformat(skipped[end]) for end in ("at", "until")] == [first, last]
+    assert (fired["outcome"], datetime.fromisoformat(fired["at"])) == ("fired", last)
+    assert (before["outcome"], datetime.fromisoformat(before["until"])) == ("missed", last - timedelta(hours=1))
+    assert (finished["status"], finished["attempts"]) == ("completed", 1)
+    ran = await stack.rows(
+        "SELECT metadata ->> 'schedule_id' AS of FROM history.tasks WHERE metadata ->> 'schedule_id' = ANY ($1)",
+        [skips, runs],
+    )
+    assert [row["of"] for row in ran] == [runs], "five hours are one task, or none"
 
 
 async def test_what_is_disabled_does_not_tick(own_stacks: tuple[Stack, Stack]) -> None:

@@ -234,11 +234,11 @@ class Slots:
 
     def _credited(self, now: float) -> Lend | None:
         """One slot more for the poorest tier that may soon need it, while another has too much."""
-        if self._lendable <= 0:
-            return None
         short = [tier for tier in self._loans if self._is_at_its_end(tier, now)]
-        poorest = min(short, key=self._standing, default=None)
-        if poorest is None or not self._richer_than(poorest):
+        if not short:
+            return None
+        poorest = min(short, key=self._standing)
+        if not self._richer_than(poorest) or self._lendable <= 0:
             return None
         return Lend(poorest, 1, on_credit=True)
 
