@@ -31,7 +31,9 @@ from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
-from agent_worker.tools.builtin import builtin_tools, toolboxes
+from agent_worker.tool_records import ToolRecords
+from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.offered import offered
 from common import postgres, redis, streams
 from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
 from common.contracts import CancelRequested, Contract, RunFinished, RunProgressed, TaskSubmitted, UsageRecorded
@@ -79,6 +81,14 @@ AUTO = (
 AGENTS = (
     Agent(name="default", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="live", version=1, system="Be brief.", model="gpt-5.4-mini", tools=("calculator",)),
+    Agent(
+        name="clerk",
+        version=1,
+        system="",
+        model="gpt-5.4-mini",
+        tools=("calculator", "fetch_url", "search_documents", "report_progress"),
+        max_steps=4,
+    ),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
@@ -228,6 +238,8 @@ class World:
             anthropic=ProviderAccess(api_key=SecretStr("any"), base_url=self.simulator),
             slots=slots,
             lease_seconds=lease,
+            tool_processes=1,
+            fetch_networks="127.0.0.1/32",
             max_attempts=max_attempts,
         )
         enter = self.stack.enter_async_context
@@ -235,6 +247,7 @@ class World:
         publish = await enter(publisher(settings.rabbit, "agent-worker"))
         broker = await enter(Broker(settings.rabbit, "agent-worker/consume"))
         repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=lease))
+        tool_records = ToolRecords(pool, settings.postgres.timeout)
         supervisor = Supervisor(repository, lease)
         writer = StreamWriter(Pipelined(self.state, 2.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
@@ -244,7 +257,8 @@ class World:
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
             staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
-            toolboxes=toolboxes(TEST_CATALOGUE, builtin_tools()),
+            toolboxes=toolboxes(TEST_CATALOGUE, await enter(offered(settings, tool_records))),
+            tool_records=tool_records,
             repository=repository,
             publisher=publish,
             writer=writer,

@@ -166,7 +166,7 @@ class AgentLoop:
     async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
         for call in calls:
             yield ToolStarted(call)
-        results += await asyncio.gather(*(self._tools.run(call) for call in calls))
+        results += await self._tools.run_all(calls)
         for result in results:
             yield ToolEnded(result)
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent_worker.tools.base import Tool, Toolbox
 from agent_worker.tools.calculator import calculator
 from agent_worker.tools.clock import current_time
+from agent_worker.tools.progress import report_progress
 from common.catalogue import Catalogue
 from common.errors import ConfigurationError
 
 
-def builtin_tools() -> dict[str, Tool]:
-    """By name."""
-    tools = (Tool.of(calculator, timeout=2.0), Tool.of(current_time, timeout=2.0))
+def builtin_tools(*served: Tool) -> dict[str, Tool]:
+    """By name; `served` are those that need a server or the network."""
+    tools = (
+        Tool.of(calculator, timeout=2.0),
+        Tool.of(current_time, timeout=2.0),
+        Tool.of(report_progress, timeout=5.0),
+        *served,
+    )
     return {tool.spec.name: tool for tool in tools}
 
 
-def toolboxes(catalogue: Catalogue, tools: dict[str, Tool]) -> dict[str, Toolbox]:
+def toolboxes(catalogue: Catalogue, tools: Mapping[str, Tool]) -> dict[str, Toolbox]:
     """Each agent's own. Raises `ConfigurationError` for an agent with a tool that does not exist."""
     boxes = {}
     for agent in catalogue.agents:
