@@ -55,6 +55,7 @@ from gateway.routes.schedules import (
     making_schedules,
     reading_schedules,
 )
+from gateway.routes.uploads import reading_uploads, uploading
 from gateway.schedule_records import Schedules
 from gateway.scheduling import Scheduling
 from gateway.settings import Settings
@@ -62,6 +63,7 @@ from gateway.streams import Pace, Streams
 from gateway.submission import Submissions
 from gateway.tasks import Tasks
 from gateway.tracing import Tracing
+from gateway.upload_records import Uploads
 from gateway.usage import UsageReport
 
 # With the one that listens: as many connections to Redis as a gateway has, whatever it streams.
@@ -131,7 +133,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             metrics=metrics,
             tracing=tracing,
         )
-        schedules, invoices = Schedules(database), Invoices(database)
+        schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
         lane_records = LaneRecords(database)
         lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
@@ -157,6 +159,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 listing_schedules(principals, schedules),
                 reading_schedules(principals, schedules),
                 *conversations.conversations(principals, Conversations(database), many),
+                uploading(principals, uploads),
+                reading_uploads(principals, uploads),
                 usage.reporting(principals, UsageReport(database)),
                 invoicing(principals, invoices),
                 invoices_of_tenants(administration, invoices),

@@ -54,6 +54,14 @@ class Parked(Document):
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
 
 
+class Progress(Document):
+    """How far the agent says it is."""
+
+    message: str = Field(examples=["Reading the third of five reports"])
+    percentage: float = Field(ge=0, le=100)
+    at: datetime
+
+
 class Routing(Document):
     """What the rules of `auto` picked, and why."""
 
@@ -95,6 +103,7 @@ class Task(Document):
     duration_ms: int | None
     attempts: int
     parked: Parked | None = Field(description="why, while the status is `parked`")
+    progress: Progress | None = Field(description="as the agent last told it; null where it told nothing")
     model: str | None = Field(
         description="that answered, or was called last; before the end the one that was asked for"
     )

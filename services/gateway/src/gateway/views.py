@@ -38,6 +38,7 @@ def task_view(row: Record) -> dict[str, Any]:
         "duration_ms": _milliseconds(started, finished),
         "attempts": row["attempts"] or 0,
         "parked": _parked(row) if status == "parked" else None,
+        "progress": row["progress"],
         **ending,
         "cost_usd": plain(row["charged"]) if status in TERMINAL and not row["unsettled"] else None,
         "links": links(row["task_id"]),
@@ -51,8 +52,8 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         (
-            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output", "error",
-            "usage", "steps", "cost_usd",
+            "started_at", "finished_at", "duration_ms", "parked", "progress", "model", "routing", "fallbacks", "output",
+            "error", "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])

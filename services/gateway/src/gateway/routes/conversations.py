@@ -162,15 +162,15 @@ def _ending(principals: Principals, records: Conversations, cancellations: Cance
         responses={202: {"model": ConversationDeleted}, **problem_responses("not-found")},
     )
     async def delete(request: Request) -> Response:
-        """Its open tasks are cancelled, it is gone from all lists at once, and then its turns and its tasks' inputs,
-        outputs, metadata and events are deleted, however many there are. What was charged stays on the books.
+        """Its open tasks are cancelled, it and its documents are gone at once, and then its turns and its tasks'
+        inputs, outputs, metadata and events are deleted, however many there are. What was charged stays on the books.
 
         Doing it again says how far it is.
         """
         principal = await principals.authenticate(request.headers.get("authorization"))
         tenant, known = principal.tenant_id, _uuid(request.path_params["conversation_id"])
         try:
-            if await records.find(tenant, known) is not None:
+            if await records.exists(tenant, known):
                 cancelled = await cancellations.cancel(tenant, conversation_id=known)
                 erasure = await records.erase(tenant, known, cancelled.as_of, _key_id(request))
             else:
