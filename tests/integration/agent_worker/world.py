@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -239,7 +240,7 @@ class World:
             slots=slots,
             lease_seconds=lease,
             tool_processes=1,
-            fetch_networks="127.0.0.1/32",
+            fetch_networks=(ip_network("127.0.0.1/32"),),
             max_attempts=max_attempts,
         )
         enter = self.stack.enter_async_context

@@ -16,14 +16,28 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, conversation_documents, documents, invoice_documents, schedule_documents
+from gateway import (
+    batch_documents,
+    conversation_documents,
+    documents,
+    invoice_documents,
+    schedule_documents,
+    upload_documents,
+)
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
-_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents, invoice_documents)
+_DOCUMENTS = (
+    documents,
+    batch_documents,
+    schedule_documents,
+    conversation_documents,
+    invoice_documents,
+    upload_documents,
+)
 
 
 class _Document:
@@ -177,8 +191,19 @@ async def _conversed(document: _Document, gateway: Running) -> None:
     document.check(f"{own}/messages", await client.get(f"{address}/messages", headers=tenant.headers))
     document.check(own, await client.patch(address, json={"title": "Another"}, headers=tenant.headers))
     document.check(f"{own}/cancel", await client.post(f"{address}/cancel", headers=tenant.headers))
+    await _uploaded(document, client, tenant, conversation)
     document.check(own, await client.delete(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
+
+
+async def _uploaded(document: _Document, client: httpx2.AsyncClient, tenant: Tenant, conversation: UUID) -> None:
+    own, address = "/v1/conversations/{conversation_id}/documents", f"/v1/conversations/{conversation}/documents"
+    body, headers = {"name": "a.md", "content": "What AI is."}, tenant.headers | {"Idempotency-Key": "page"}
+    made = document.check(own, await client.post(address, json=body, headers=headers))
+    document.check(own, await client.post(address, json=body, headers=headers))
+    document.check(own, await client.get(address, headers=tenant.headers))
+    for one in (client.get, client.delete):
+        document.check(f"{own}/{{document_id}}", await one(made.headers["Location"], headers=tenant.headers))
 
 
 async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:
@@ -252,6 +277,7 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
     for address in ("/v1/tasks?limit=0", "/v1/tasks?cursor=x", "/v1/usage?from=x"):
         document.check(address.partition("?")[0], await client.get(address, headers=tenant.headers))
     await _refused_of_many(document, gateway, tenant, state)
+    await _refused_uploads(document, client, tenant)
     tenants = "/v1/admin/tenants"
     document.check(tenants, await client.post(tenants, json={"name": "x"}, headers=_ADMIN))
     document.check(tenants, await client.post(tenants, json={"name": "x"}))
@@ -295,6 +321,21 @@ async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant
     nobody = operators.format(tenant_id=uuid4())
     document.check(operators, await client.post(nobody, json={}, headers=_ADMIN))
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=tenant.headers))
+
+
+async def _refused_uploads(document: _Document, client: httpx2.AsyncClient, tenant: Tenant) -> None:
+    own, address = "/v1/conversations/{conversation_id}/documents", f"/v1/conversations/{uuid4()}/documents"
+    body = {"name": "a.md", "content": "What AI is."}
+    for refused, more in (
+        ({"name": ""}, {}),
+        (body, {"Idempotency-Key": "taken"}),
+        (body | {"content": "x"}, {"Idempotency-Key": "taken"}),
+        (body, {"Content-Type": "text/plain"}),
+        (body, {"Authorization": ""}),
+    ):
+        document.check(own, await client.post(address, json=refused, headers=tenant.headers | more))
+    for one in (client.get, client.delete):
+        document.check(f"{own}/{{document_id}}", await one(f"{address}/none", headers=tenant.headers))
 
 
 async def test_nothing_is_described_that_is_never_sent(document: _Document) -> None:

@@ -233,11 +233,11 @@ async def test_a_page_that_takes_too_long_is_left() -> None:
     async def silence(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
-    async with serving({"/drip": drip, "/silence": silence}) as web:
-        async with fetch_tool(Names(good_test=[["127.0.0.1"]])) as tool:
-            for path in web.answers:
-                content, is_error = await fetched(replace(tool, timeout=0.3), f"http://good.test:{web.port}{path}")
-                assert (content, is_error) == ("fetch_url did not finish within 0.3 s", True)
+    answers = {"/drip": drip, "/silence": silence}
+    async with serving(answers) as web, fetch_tool(Names(good_test=[["127.0.0.1"]])) as tool:
+        for path in answers:
+            content, is_error = await fetched(replace(tool, timeout=0.3), f"http://good.test:{web.port}{path}")
+            assert (content, is_error) == ("fetch_url did not finish within 0.3 s", True)
 
 
 @pytest.mark.parametrize(
