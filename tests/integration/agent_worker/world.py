@@ -31,6 +31,7 @@ from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
+from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import builtin_tools, toolboxes
 from common import postgres, redis, streams
 from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
@@ -79,6 +80,7 @@ AUTO = (
 AGENTS = (
     Agent(name="default", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="live", version=1, system="Be brief.", model="gpt-5.4-mini", tools=("calculator",)),
+    Agent(name="supervised", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
@@ -209,6 +211,7 @@ class World:
         heartbeat: int = 15,
         rules: Rules | None = None,
         redis_port: int | None = None,
+        boxes: Mapping[str, Toolbox] | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -244,7 +247,7 @@ class World:
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
             staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
-            toolboxes=toolboxes(TEST_CATALOGUE, builtin_tools()),
+            toolboxes={**toolboxes(TEST_CATALOGUE, builtin_tools()), **(boxes or {})},
             repository=repository,
             publisher=publish,
             writer=writer,

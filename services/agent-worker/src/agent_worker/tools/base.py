@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from agent_worker.providers.base import ToolCall, ToolSpec
+from common.catalogue import Approvals
 
 _log = structlog.get_logger(__name__)
 _OUTPUT_LIMIT = 32_000
@@ -34,17 +35,24 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that models may call. `side_effect` says that running it twice does harm."""
+    """A function that models may call. `side_effect` says that running it twice does harm, `ask` that a person is to
+    approve each call, whatever the agent."""
 
     spec: ToolSpec
     function: Callable[..., Awaitable[object]]
     arguments: TypeAdapter[Any]
     timeout: float
     side_effect: bool
+    ask: bool = False
 
     @classmethod
     def of(
-        cls, function: Callable[..., Awaitable[object]], *, timeout: float = 10.0, side_effect: bool = False
+        cls,
+        function: Callable[..., Awaitable[object]],
+        *,
+        timeout: float = 10.0,
+        side_effect: bool = False,
+        ask: bool = False,
     ) -> Tool:
         """A tool from an annotated async function; its docstring tells the model what it does."""
         fields: dict[str, tuple[Any, FieldInfo | object]] = {
@@ -55,16 +63,20 @@ class Tool:
         schema = model.model_json_schema()
         schema.pop("title", None)
         spec = ToolSpec(function.__name__, inspect.cleandoc(function.__doc__ or function.__name__), schema)
-        return cls(spec, function, TypeAdapter(model), timeout, side_effect)
+        return cls(spec, function, TypeAdapter(model), timeout, side_effect, ask)
 
-    async def __call__(self, arguments: Mapping[str, Any]) -> str:
-        """Run it. Raises `ToolError` where the arguments do not fit, the time is up, or the tool says so."""
+    def checked(self, arguments: Mapping[str, Any]) -> Any:
+        """The arguments as the function takes them. Raises `ToolError` where they do not fit."""
         try:
-            checked = self.arguments.validate_python(dict(arguments))
+            return self.arguments.validate_python(dict(arguments))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ToolError(f"argument {where!r}: {first['msg']}") from error
+
+    async def __call__(self, arguments: Mapping[str, Any]) -> str:
+        """Run it. Raises `ToolError` where the arguments do not fit, the time is up, or the tool says so."""
+        checked = self.checked(arguments)
         try:
             async with asyncio.timeout(self.timeout):
                 output = await self.function(**{name: getattr(checked, name) for name in type(checked).model_fields})
@@ -83,9 +95,29 @@ def _limited(text: str) -> str:
 class Toolbox:
     """The tools of one agent."""
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, tools: Mapping[str, Tool], approvals: Approvals | None = None) -> None:
         self._tools = tools
+        self.approvals = approvals or Approvals()
         self.specs = tuple(tool.spec for tool in tools.values())
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """What the arguments of a tool that is here are held against."""
+        return self._tools[name].spec.schema
+
+    def asks(self, call: ToolCall) -> bool:
+        """Whether a person is to decide on the call. One that fails by itself is nothing to decide on."""
+        tool = self._tools.get(call.name)
+        if tool is None or call.malformed is not None or not self._marked(call.name, tool):
+            return False
+        try:
+            tool.checked(call.arguments)
+        except ToolError:
+            return False
+        return True
+
+    def _marked(self, name: str, tool: Tool) -> bool:
+        named = self.approvals.tools
+        return tool.ask or (tool.side_effect if named == "side_effects" else name in named)
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Run one call. Whatever goes wrong goes back to the model as a result, and nowhere else."""
