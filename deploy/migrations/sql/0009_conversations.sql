@@ -207,6 +207,7 @@ BEGIN
   DELETE FROM history.events v WHERE v.task_id = ANY (tasks);
   DELETE FROM history.dead_letters l WHERE l.task_id = ANY (tasks);
   DELETE FROM runtime.steps s WHERE s.task_id = ANY (tasks);
+  DELETE FROM runtime.proposals p WHERE p.task_id = ANY (tasks);
   DELETE FROM runtime.turns t WHERE t.task_id = ANY (tasks);
   UPDATE runtime.runs r SET outcome = NULL, progress = NULL WHERE r.task_id = ANY (tasks) AND r.attempts > 0;
   DELETE FROM history.conversations c

@@ -33,6 +33,7 @@ from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
 from agent_worker.tool_records import ToolRecords
+from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import toolboxes
 from agent_worker.tools.offered import offered
 from common import postgres, redis, streams
@@ -90,6 +91,7 @@ AGENTS = (
         tools=("calculator", "fetch_url", "search_documents", "report_progress"),
         max_steps=4,
     ),
+    Agent(name="supervised", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
@@ -220,6 +222,7 @@ class World:
         heartbeat: int = 15,
         rules: Rules | None = None,
         redis_port: int | None = None,
+        boxes: Mapping[str, Toolbox] | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -258,7 +261,7 @@ class World:
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
             staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
-            toolboxes=toolboxes(TEST_CATALOGUE, await enter(offered(settings, tool_records))),
+            toolboxes={**toolboxes(TEST_CATALOGUE, await enter(offered(settings, tool_records))), **(boxes or {})},
             tool_records=tool_records,
             repository=repository,
             publisher=publish,

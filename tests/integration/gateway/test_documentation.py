@@ -17,6 +17,7 @@ from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
 from gateway import (
+    approval_documents,
     batch_documents,
     conversation_documents,
     documents,
@@ -24,6 +25,7 @@ from gateway import (
     schedule_documents,
     upload_documents,
 )
+from tests.integration.gateway.asking import waiting
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
@@ -32,6 +34,7 @@ _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
 _DOCUMENTS = (
     documents,
+    approval_documents,
     batch_documents,
     schedule_documents,
     conversation_documents,
@@ -117,11 +120,22 @@ async def test_every_success_is_as_described(
         )
         await chat.aread()
     document.check("/v1/chat/stream", chat)
+    await _approved(document, gateway, tenant)
     await _batched(document, gateway, stage)
     await _scheduled(document, gateway)
     await _conversed(document, gateway)
     await _administered(document, client)
     assert document.seen == document.successes()
+
+
+async def _approved(document: _Document, gateway: Running, tenant: Tenant) -> None:
+    task, route = await waiting(gateway, tenant), "/v1/tasks/{task_id}/approvals"
+    address = f"/v1/tasks/{task}/approvals"
+    document.check("/v1/tasks/{task_id}", await gateway.client.get(f"/v1/tasks/{task}", headers=tenant.headers))
+    document.check(route, await gateway.client.get(address, headers=tenant.headers))
+    body = {"call_id": "c1", "decision": "approve"}
+    document.check(route, await gateway.client.post(address, json=body, headers=tenant.headers))
+    document.check(route, await gateway.client.get(address, headers=tenant.headers))
 
 
 async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
@@ -276,6 +290,7 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
         document.check(route, await client.get(route.format(task_id="none"), headers=tenant.headers))
     for address in ("/v1/tasks?limit=0", "/v1/tasks?cursor=x", "/v1/usage?from=x"):
         document.check(address.partition("?")[0], await client.get(address, headers=tenant.headers))
+    await _refused_approvals(document, gateway, tenant)
     await _refused_of_many(document, gateway, tenant, state)
     await _refused_uploads(document, client, tenant)
     tenants = "/v1/admin/tenants"
@@ -285,6 +300,26 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
     for key_id in ("none", "%00"):
         gone = await client.delete(f"/v1/admin/keys/{key_id}", headers=_ADMIN)
         document.check("/v1/admin/keys/{key_id}", gone)
+
+
+async def _refused_approvals(document: _Document, gateway: Running, tenant: Tenant) -> None:
+    task, route = await waiting(gateway, tenant), "/v1/tasks/{task_id}/approvals"
+    address, asked = f"/v1/tasks/{task}/approvals", {"call_id": "c1", "decision": "deny"}
+    await gateway.client.post(address, json=asked, headers=tenant.headers)
+    changes: list[tuple[dict[str, str], dict[str, str]]] = [
+        ({"decision": "approve"}, {}),
+        ({"call_id": "c2"}, {}),
+        ({"decision": "maybe"}, {}),
+        ({}, {"Content-Type": "text/plain"}),
+        ({"reason": "x" * 140_000}, {}),
+        ({}, {"Authorization": ""}),
+    ]
+    for body, more in changes:
+        document.check(route, await gateway.client.post(address, json=asked | body, headers=tenant.headers | more))
+    for nobody in ("none", str(uuid4())):
+        other = f"/v1/tasks/{nobody}/approvals"
+        document.check(route, await gateway.client.get(other, headers=tenant.headers))
+        document.check(route, await gateway.client.post(other, json=asked, headers=tenant.headers))
 
 
 async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant, state: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from agent_worker.providers.base import ProviderError, StopReason, ToolCall, Turn
 from agent_worker.resilience.closing import Limit
@@ -108,6 +109,22 @@ class WrappingUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed:
+    """The model asks for tools that a person is to approve: nothing is done of them before. The last of the loop."""
+
+    step: Step
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was proposed is decided, and goes on."""
+
+    step: int
+    approvals: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepEnded:
     """The step is complete; another follows."""
 
@@ -132,6 +149,8 @@ Happening = (
     | Retrying
     | FellBack
     | WrappingUp
+    | Proposed
+    | Decided
     | StepEnded
     | Answered
 )

@@ -1,8 +1,9 @@
 """The agent loop: ask the model, run the tools it asks for, repeat until it ends its turn.
 
-An async generator of what happens. It knows nothing of brokers, databases or HTTP: before each model call it asks
-`Calls` for leave, which checks the fence, saves the step before, and takes the money hold; after each it reports what
-the call used. It may be cancelled at any await; what a call used until it was cut is reported all the same.
+An async generator of what happens, which also ends where people are to approve what the model wants. It knows nothing
+of brokers, databases or HTTP: before each model call it asks `Calls` for leave, which checks the fence, saves the step
+before, and takes the money hold; after each it reports what the call used. It may be cancelled at any await; what a
+call used until it was cut is reported all the same.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
-from typing import Protocol
-from uuid import UUID
 
+from agent_worker.approved import Approved
+from agent_worker.calls import Calls
 from agent_worker.cutting import undisturbed
 from agent_worker.happenings import (
     Answered,
     CallUsed,
+    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
     LimitReachedError,
+    Proposed,
     Retrying,
     Step,
     StepEnded,
@@ -36,12 +40,10 @@ from agent_worker.happenings import (
 from agent_worker.history import History
 from agent_worker.metering import settle_meter
 from agent_worker.providers.base import (
-    Block,
     CallMeter,
     ModelRequest,
     Piece,
     ProviderError,
-    RateLimits,
     StopReason,
     TextDelta,
     ToolCall,
@@ -51,25 +53,10 @@ from agent_worker.resilience.chain import Chain, Served
 from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
 from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.sizes import overhead, text_bytes, tokens_of
-from agent_worker.tools.base import Toolbox, ToolResult
+from agent_worker.tools.base import Toolbox
+from agent_worker.turns import assistant_turn, text_of, tool_turn
 from common.contracts.runs import Fallback
 from common.contracts.usage import Usage
-
-
-class Calls(Protocol):
-    """The leave to make a model call, and the account of it."""
-
-    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
-        """Take leave for one call of that model; the attempt's id. Raises what ends the run where there is none.
-
-        The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
-        """
-
-    def heard(self, limits: RateLimits) -> None:
-        """The provider begins to answer, and said this of its limits."""
-
-    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way. A cancellation waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +77,7 @@ class AgentLoop:
         self._chain = Chain(plan.models)
         self._retries = 0
         self._last = False
-        self._tools = tools
+        self.tools = tools
         self._calls = calls
         self._retry = retry
         self._random = random.Random()  # noqa: S311 - jitter
@@ -108,7 +95,7 @@ class AgentLoop:
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
         served = self.serving
-        said = text_bytes(self._system, turns) + overhead(turns, self._tools)
+        said = text_bytes(self._system, turns) + overhead(turns, self.tools)
         return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
@@ -118,60 +105,84 @@ class AgentLoop:
         history: History | None = None,
         used: Usage | None = None,
         passed: float = 0.0,
+        approved: Approved | None = None,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        The steps before have used so much, and so many seconds have passed. Raises `ProviderError` where the models
-        failed for good, `LimitReachedError`, and what `Calls` raises.
+        The steps before have used so much, and so many seconds have passed. A first step that waited for approval is
+        gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises `ProviderError` where the models
+        failed for good, `LimitReachedError`, `ApprovalExpiredError`, and what `Calls` raises.
         """
         self._history, self._told = self._shown(history or History()), 0
         began, total = monotonic() - passed, used or Usage()
         for number in itertools.count(first_step):
-            limit = self._plan.limits.reached(number, total, monotonic() - began)
-            self._last = limit is not None and bool(self._tools.specs)
-            if limit is not None and self._last:
-                yield WrappingUp(number, limit)
-            pieces: list[Piece] = []
-            spent, fallbacks = Usage(), list[Fallback]()
-            async with aclosing(self._ask(number, turns, pieces)) as happenings:
-                async for happening in happenings:
-                    if isinstance(happening, CallUsed):
-                        spent = spent + happening.usage
-                    elif isinstance(happening, FellBack):
-                        fallbacks.append(happening.fallback)
-                    yield happening
-            total = total + spent
-            calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-            if limit is not None or not calls:
-                yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
-                return
-            results: list[ToolResult] = []
-            async with aclosing(self._use(calls, results)) as happenings:
+            if approved is not None and number == approved.step.number:
+                doing = self._go_on(approved)
+            else:
+                doing = self._step(number, turns, self._plan.limits.reached(number, total, monotonic() - began))
+            async with aclosing(doing) as happenings:
                 async for happening in happenings:
                     yield happening
-            step = Step(number, (_assistant(pieces), _tool_turn(results)), spent, tuple(fallbacks))
-            turns = (*turns, *step.turns)
-            yield StepEnded(step)
+                    if isinstance(happening, StepEnded):
+                        turns, total = (*turns, *happening.step.turns), total + happening.step.usage
+                    elif isinstance(happening, Answered | Proposed):
+                        return
+
+    async def _step(self, number: int, turns: tuple[Turn, ...], limit: Limit | None) -> AsyncGenerator[Happening, None]:
+        self._last = limit is not None and bool(self.tools.specs)
+        if limit is not None and self._last:
+            yield WrappingUp(number, limit)
+        pieces: list[Piece] = []
+        spent, fallbacks = Usage(), list[Fallback]()
+        async with aclosing(self._ask(number, turns, pieces)) as happenings:
+            async for happening in happenings:
+                if isinstance(happening, CallUsed):
+                    spent = spent + happening.usage
+                elif isinstance(happening, FellBack):
+                    fallbacks.append(happening.fallback)
+                yield happening
+        calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+        if limit is not None or not calls:
+            yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
+            return
+        step = Step(number, (assistant_turn(pieces),), spent, tuple(fallbacks))
+        if any(map(self.tools.asks, calls)):
+            yield Proposed(step, tuple(calls))
+            return
+        async with aclosing(self._use(step, calls)) as happenings:
+            async for happening in happenings:
+                yield happening
 
     def _answer(
         self, number: int, pieces: list[Piece], limit: Limit | None, spent: Usage, fallbacks: tuple[Fallback, ...]
     ) -> tuple[Step, str, StopReason]:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
-        text = _text(pieces)
+        text = text_of(pieces)
         if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
             raise LimitReachedError(limit)
-        said = _assistant([piece for piece in pieces if isinstance(piece, TextDelta)])
+        said = assistant_turn([piece for piece in pieces if isinstance(piece, TextDelta)])
         return Step(number, (said,) if said.content else (), spent, fallbacks), text, self._stop_reason
 
-    async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
-        for call in calls:
-            yield ToolStarted(call)
-        results += await self._tools.run_all(calls)
+    async def _go_on(self, approved: Approved) -> AsyncGenerator[Happening, None]:
+        await approved.begin()
+        yield Decided(approved.step.number, approved.rulings)
+        async with aclosing(self._use(approved.step, approved.calls, approved)) as happenings:
+            async for happening in happenings:
+                yield happening
+
+    async def _use(
+        self, step: Step, calls: Sequence[ToolCall], approved: Approved | None = None
+    ) -> AsyncGenerator[Happening, None]:
+        for index, call in enumerate(calls):
+            if approved is None or approved.makes(index):
+                yield ToolStarted(call)
+        results = await self.tools.run_all(calls, partial(approved.run, tools=self.tools) if approved else None)
         for result in results:
             yield ToolEnded(result)
+        yield StepEnded(replace(step, turns=(*step.turns, tool_turn(results))))
 
     def _shown(self, history: History) -> History:
-        return history if self._tools.specs else history.without_tools()
+        return history if self.tools.specs else history.without_tools()
 
     def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
         """Let go what the model's window has no room for; told where that is more than before."""
@@ -253,12 +264,12 @@ class AgentLoop:
     ) -> AsyncGenerator[Piece, None]:
         model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
         text = text_bytes(self._system, turns)
-        bound = min(model.window, text + overhead(turns, self._tools))
+        bound = min(model.window, text + overhead(turns, self.tools))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True
         request = ModelRequest(
-            model.name, self._system, turns, self._tools.specs, limit, temperature, attempt, use_tools=not self._last
+            model.name, self._system, turns, self.tools.specs, limit, temperature, attempt, use_tools=not self._last
         )
         try:
             async with aclosing(served.provider.stream(request, meter)) as stream:
@@ -271,30 +282,3 @@ class AgentLoop:
             # However it ended: what was used is accounted for before anything else happens.
             settle_meter(meter, estimate, limit)
             await undisturbed(self._calls.record(attempt, step, meter))
-
-
-def _assistant(pieces: list[Piece]) -> Turn:
-    blocks: list[Block] = []
-    text = _text(pieces)
-    if text.strip():  # a text of blanks, as models write before a tool call, is refused when it is sent back
-        blocks.append({"type": "text", "text": text})
-    blocks += [
-        {"type": "tool_call", "id": piece.id, "name": piece.name, "arguments": piece.arguments}
-        for piece in pieces
-        if isinstance(piece, ToolCall)
-    ]
-    return Turn("assistant", tuple(blocks))
-
-
-def _text(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
-
-
-def _tool_turn(results: list[ToolResult]) -> Turn:
-    return Turn(
-        "tool",
-        tuple(
-            {"type": "tool_result", "id": r.id, "name": r.name, "content": r.content, "is_error": r.is_error}
-            for r in results
-        ),
-    )

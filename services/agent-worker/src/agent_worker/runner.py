@@ -178,7 +178,7 @@ class Runner:
         self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
     ) -> RunFinished | Disposition:
         status, error = refusal
-        checkpoint = Checkpoint(found.steps)
+        checkpoint = Checkpoint(found.steps, found.proposal)
         if found.fence > 1:
             stands = checkpoint.stands_until
             log.emit("reset", {"after": str(stands) if stands else None, "reason": "taken over"})
@@ -191,7 +191,7 @@ class Runner:
                 fence=found.fence,
                 status=status,
                 error=error,
-                usage=checkpoint.usage,
+                usage=checkpoint.used,
                 steps=checkpoint.next_step - 1,
                 attempts=found.attempts,
                 messages=checkpoint.messages(None),
@@ -211,7 +211,7 @@ class Runner:
         equipment, staffed = self._equipment, self._equipment.staffing.of(task)
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         agent = staffed.agent
-        checkpoint = Checkpoint(found.steps)
+        checkpoint = Checkpoint(found.steps, found.proposal)
         accounts = RunAccounts(
             task,
             found.fence,

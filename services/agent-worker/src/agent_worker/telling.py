@@ -7,6 +7,7 @@ from typing import Any
 
 from agent_worker.happenings import (
     CallUsed,
+    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
@@ -27,7 +28,7 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed() | WrappingUp():
+        case HistoryTrimmed() | WrappingUp() | Decided():
             return "status", {"status": "running", **asdict(happening)}
         case FellBack(fallback):
             moved = fallback.model_dump(exclude={"step"})

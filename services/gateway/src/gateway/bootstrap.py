@@ -22,6 +22,8 @@ from common.messaging.topology import GATEWAY
 from common.pipelining import Pipelined
 from gateway.admission import Admission
 from gateway.app import application
+from gateway.approval_records import Approvals
+from gateway.approving import Approving
 from gateway.background import Background
 from gateway.batch_admission import BatchAdmission
 from gateway.batch_publishing import BatchPublisher
@@ -45,7 +47,7 @@ from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
 from gateway.records import Records
-from gateway.routes import admin, cancels, conversations, pauses, streams, tasks, usage
+from gateway.routes import admin, approvals, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
@@ -135,6 +137,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
         )
         schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
+        approval_records = Approvals(database)
+        deciding = Approving(approval_records, store, records)
         lane_records = LaneRecords(database)
         lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
         watching = asyncio.create_task(watch_forever(lanes, lane_records, metrics), name="lanes")
@@ -149,6 +153,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 tasks.reading(principals, store, records, lanes),
                 cancels.cancelling_many(principals, many),
                 tasks.cancelling(principals, cancellations),
+                approvals.approving(principals, deciding),
+                approvals.listing_approvals(principals, deciding, approval_records),
                 streams.following(principals, store, records, followed),
                 batches_routes.submitting_batches(batch_submissions),
                 batches_routes.reading_batches(principals, batches),

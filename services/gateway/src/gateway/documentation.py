@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.approval_documents import EXAMPLES as APPROVALS
+from gateway.approval_documents import ApprovalRequest
 from gateway.batch_documents import BatchSubmitted
 from gateway.batch_schemas import MOST_TASKS
 from gateway.documents import ProblemDocument, Submitted
@@ -212,6 +214,12 @@ def _resolved(node: Any, definitions: dict[str, Any]) -> Any:
             return _resolved(definitions[node["$ref"].rpartition("/")[2]], definitions)
         return {name: _resolved(value, definitions) for name, value in node.items()}
     return [_resolved(item, definitions) for item in node] if isinstance(node, list) else node
+
+
+def approval_body() -> dict[str, Any]:
+    """The `openapi_extra` of the route that reads a decision by itself."""
+    content = {"application/json": {"schema": _inlined(ApprovalRequest), "examples": APPROVALS}}
+    return task_parameters() | {"requestBody": {"required": True, "content": content}}
 
 
 def task_parameters() -> dict[str, Any]:

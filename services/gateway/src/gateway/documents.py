@@ -46,12 +46,23 @@ class TaskError(Document):
     message: str
 
 
+class WaitingCall(Document):
+    """A tool call that a person is to decide on."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+
+
 class Parked(Document):
     """What a task waits for, without taking up a slot."""
 
-    reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key", "conversation_busy"])
+    reason: str | None = Field(
+        examples=["not_before", "running_cap", "concurrency_key", "conversation_busy", "approval"]
+    )
     until: datetime | None = Field(description="when it goes on, where that is known")
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
+    calls: list[WaitingCall] | None = Field(description="for the reason `approval`: what is still to be decided")
 
 
 class Progress(Document):

@@ -66,7 +66,7 @@ def _status(row: Record) -> str:
 
 
 def _parked(row: Record) -> dict[str, Any]:
-    return {"reason": row["parked_reason"], "until": row["parked_until"], "key": row["parked_key"]}
+    return {name: row[f"parked_{name}"] for name in ("reason", "until", "key", "calls")}
 
 
 def _ending(row: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -18,6 +18,7 @@ from agent_worker.providers.base import ToolCall, ToolSpec
 from agent_worker.tools.context import ToolContext
 from agent_worker.tools.processes import Computing, address_of
 from agent_worker.tools.signature import Signature, ToolError
+from common.catalogue import Approvals
 from common.errors import ConfigurationError
 
 __all__ = ["Tool", "ToolContext", "ToolError", "ToolResult", "Toolbox"]
@@ -43,7 +44,7 @@ class ToolResult:
 @dataclass(frozen=True)
 class Tool:
     """A function that models may call. `side_effect` says that running it twice does harm, `ask` that a person is to
-    approve each call."""
+    approve each call, whatever the agent."""
 
     spec: ToolSpec
     function: Callable[..., object]
@@ -124,23 +125,52 @@ class Tool:
         return text if over <= 0 else f"{text[: self.output_limit]}\n[{over} more characters were cut off]"
 
 
+Make: TypeAlias = Callable[[int, ToolCall], Awaitable[ToolResult]]
+
+
 class Toolbox:
     """The tools of one agent, and of one run where it has a context."""
 
-    def __init__(self, tools: Mapping[str, Tool], context: ToolContext | None = None) -> None:
+    def __init__(
+        self, tools: Mapping[str, Tool], approvals: Approvals | None = None, context: ToolContext | None = None
+    ) -> None:
         self.tools = tools
+        self.approvals = approvals or Approvals()
         self.specs = tuple(tool.spec for tool in tools.values())
         self._context = context
 
     def within(self, context: ToolContext) -> Toolbox:
         """The same tools for one run."""
-        return Toolbox(self.tools, context)
+        return Toolbox(self.tools, self.approvals, context)
 
-    async def run_all(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """Run calls of one step side by side; the results in their order. What is too much at once is not run."""
-        results = await asyncio.gather(*(self.run(call) for call in calls[:_MOST_CALLS]))
+    async def run_all(self, calls: Sequence[ToolCall], make: Make | None = None) -> list[ToolResult]:
+        """Run calls of one step side by side; the results in their order. What is too much at once is not run.
+
+        `make` is another way than `run` to have a call's result, by its place in the step.
+        """
+        made = calls[:_MOST_CALLS]
+        results = await asyncio.gather(*(make(n, call) if make else self.run(call) for n, call in enumerate(made)))
         too_many = f"not run: at most {_MOST_CALLS} tool calls are run at a time, call it again"
         return [*results, *(_failure(call, too_many) for call in calls[_MOST_CALLS:])]
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """What the arguments of a tool that is here are held against."""
+        return self.tools[name].spec.schema
+
+    def asks(self, call: ToolCall) -> bool:
+        """Whether a person is to decide on the call. One that fails by itself is nothing to decide on."""
+        tool = self.tools.get(call.name)
+        if tool is None or call.malformed is not None or not self._marked(call.name, tool):
+            return False
+        try:
+            tool.signature.checked(call.arguments)
+        except ToolError:
+            return False
+        return True
+
+    def _marked(self, name: str, tool: Tool) -> bool:
+        named = self.approvals.tools
+        return tool.ask or (tool.side_effect if named == "side_effects" else name in named)
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Run one call. Whatever goes wrong goes back to the model as a result, and nowhere else."""

@@ -24,7 +24,8 @@ def builtin_tools(*served: Tool) -> dict[str, Tool]:
 
 
 def toolboxes(catalogue: Catalogue, tools: Mapping[str, Tool]) -> dict[str, Toolbox]:
-    """Each agent's own. Raises `ConfigurationError` for an agent with a tool that does not exist."""
+    """Each agent's own. Raises `ConfigurationError` for an agent that names a tool which does not exist, or asks
+    for approval of one that it does not have."""
     boxes = {}
     for agent in catalogue.agents:
         unknown = [name for name in agent.tools if name not in tools]
@@ -32,5 +33,10 @@ def toolboxes(catalogue: Catalogue, tools: Mapping[str, Tool]) -> dict[str, Tool
             raise ConfigurationError(
                 f"Agent {agent.name!r} names the tool {unknown[0]!r}; there are: {', '.join(sorted(tools))}."
             )
-        boxes[agent.name] = Toolbox({name: tools[name] for name in agent.tools})
+        asked = () if agent.approvals.tools == "side_effects" else agent.approvals.tools
+        if strange := [name for name in asked if name not in agent.tools]:
+            raise ConfigurationError(
+                f"Agent {agent.name!r} asks for approval of the tool {strange[0]!r}, which is none of its tools."
+            )
+        boxes[agent.name] = Toolbox({name: tools[name] for name in agent.tools}, agent.approvals)
     return boxes
