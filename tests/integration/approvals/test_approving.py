@@ -269,7 +269,7 @@ async def test_two_steps_that_are_both_approved(world: World, gateway: Running) 
     await office.decide("approve")
 
     async def second() -> bool:
-        return (await office.waiting())["parked"]["calls"][0]["arguments"] == {"to": "bob"}
+        return bool((await office.waiting())["parked"]["calls"][0]["arguments"] == {"to": "bob"})
 
     await world.until(second)
     assert (await office.decide("approve")).status_code == 200
