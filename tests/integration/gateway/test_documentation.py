@@ -16,14 +16,28 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, conversation_documents, documents, invoice_documents, schedule_documents
+from gateway import (
+    batch_documents,
+    conversation_documents,
+    documents,
+    invoice_documents,
+    proof_documents,
+    schedule_documents,
+)
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
-_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents, invoice_documents)
+_DOCUMENTS = (
+    documents,
+    batch_documents,
+    schedule_documents,
+    conversation_documents,
+    invoice_documents,
+    proof_documents,
+)
 
 
 class _Document:
@@ -127,6 +141,7 @@ async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
     cancel = await client.post(f"/v1/admin/tenants/{tenant.id}/cancel", json={"status": "queued"}, headers=_ADMIN)
     document.check("/v1/admin/tenants/{tenant_id}/cancel", cancel)
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=_ADMIN))
+    document.check("/v1/admin/proof", await client.get("/v1/admin/proof", headers=_ADMIN))
     emptied = f"/api/queues/{stage.name}/{lane('pro')}/contents"
     with full(stage, "pro", 5), stage.management() as broker:
 
