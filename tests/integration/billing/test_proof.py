@@ -155,7 +155,7 @@ TAMPERED = {
         "charge of a call",
     ),
     "a charge above its hold": (
-        "UPDATE billing.holds SET amount = charged / 2, charged = charged / 2",
+        "UPDATE billing.holds SET amount = charged / 2, charged = charged / 2 WHERE charged > 0",
         "charge above its hold",
     ),
     "variance that is hidden": ("DELETE FROM billing.ledger WHERE account = 'variance'", "variance of a call"),
