@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -182,6 +182,23 @@ class Stack:
         for command in ("stop_app", "start_app"):
             inside = ["docker", "exec", servers.instance, "rabbitmqctl", command]
             subprocess.run(inside, check=True, capture_output=True)
+
+    async def crash_database(self) -> None:
+        """Kill a process of PostgreSQL, as the kernel would: all its sessions end, and it recovers from its log.
+
+        Only for a stack whose servers nobody else uses.
+        """
+        assert self.stage.servers.instance is not None
+        connection = await asyncpg.connect(self.stage.admin_dsn)
+        try:
+            with suppress(asyncpg.PostgresError, OSError):
+                await connection.execute(f"COPY (SELECT 1) TO PROGRAM 'kill -9 {connection.get_server_pid()}'")
+        finally:
+            connection.terminate()
+
+    def gone(self) -> list[str]:
+        """Services that have ended, and were not stopped here."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Look into the database, as nobody but a test may."""

@@ -22,6 +22,7 @@ from gateway import (
     conversation_documents,
     documents,
     invoice_documents,
+    proof_documents,
     schedule_documents,
     upload_documents,
 )
@@ -40,6 +41,7 @@ _DOCUMENTS = (
     conversation_documents,
     invoice_documents,
     upload_documents,
+    proof_documents,
 )
 
 
@@ -155,6 +157,7 @@ async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
     cancel = await client.post(f"/v1/admin/tenants/{tenant.id}/cancel", json={"status": "queued"}, headers=_ADMIN)
     document.check("/v1/admin/tenants/{tenant_id}/cancel", cancel)
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=_ADMIN))
+    document.check("/v1/admin/proof", await client.get("/v1/admin/proof", headers=_ADMIN))
     emptied = f"/api/queues/{stage.name}/{lane('pro')}/contents"
     with full(stage, "pro", 5), stage.management() as broker:
 

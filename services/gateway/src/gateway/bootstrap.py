@@ -46,11 +46,13 @@ from gateway.outstanding import Outstanding
 from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
+from gateway.proof_records import SECONDS, Proofs
 from gateway.records import Records
 from gateway.routes import admin, approvals, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.proof import proving
 from gateway.routes.schedules import (
     changing_schedules,
     listing_schedules,
@@ -174,6 +176,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),
                 showing_lanes(administration, lanes),
+                proving(administration, Proofs(Database(pool, SECONDS))),
                 admin.limits(administration, identities),
                 admin.users(administration, identities, catalogue.tier_names),
             ],
