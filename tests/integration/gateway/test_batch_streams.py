@@ -113,7 +113,7 @@ async def test_resuming_from_any_event_tells_exactly_the_rest(gateway: Running) 
 
 
 async def test_what_is_told_together_is_told_in_the_order_of_the_batch(stage: Stage) -> None:
-    # However PostgreSQL comes by it: it may begin with all that a large tenant has, and changes its mind as tables grow.
+    # However PostgreSQL comes by it: it may begin with all that a large tenant has, and changes its mind later.
     planned = f"{stage.login('gateway')}?enable_nestloop=off&enable_mergejoin=off"
     async with running(stage, postgres=planned) as gateway:
         tenant = await gateway.tenant()
