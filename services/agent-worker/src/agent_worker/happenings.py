@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent_worker.providers.base import ProviderError, StopReason, ToolCall, Turn
 from agent_worker.resilience.closing import Limit
@@ -17,6 +17,14 @@ class LimitReachedError(Exception):
     def __init__(self, limit: Limit) -> None:
         super().__init__(f"the model gave no answer in its last step: the run had reached its {limit}")
         self.limit = limit
+
+
+class ResponseMismatchError(Exception):
+    """The answer does not match the task's schema, and was asked for anew already, or cannot be."""
+
+    def __init__(self, problem: str, stop_reason: StopReason) -> None:
+        why = {"max_tokens": " (the answer was cut: it has reached `max_output_tokens`)", "refusal": " (a refusal)"}
+        super().__init__(f"the answer does not match `response_schema`: {problem}{why.get(stop_reason, '')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,15 @@ class WrappingUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Repairing:
+    """The answer does not match the task's schema, and is asked for anew in a step more. It no longer stands."""
+
+    step: Step
+    """With what it is told."""
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepEnded:
     """The step is complete; another follows."""
 
@@ -132,6 +149,22 @@ Happening = (
     | Retrying
     | FellBack
     | WrappingUp
+    | Repairing
     | StepEnded
     | Answered
 )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the calls of one step used, and how they changed its model."""
+
+    usage: Usage = field(default_factory=Usage)
+    fallbacks: tuple[Fallback, ...] = ()
+
+    def note(self, happening: Happening) -> None:
+        """Count what counts."""
+        if isinstance(happening, CallUsed):
+            self.usage = self.usage + happening.usage
+        elif isinstance(happening, FellBack):
+            self.fallbacks = (*self.fallbacks, happening.fallback)

@@ -12,10 +12,8 @@ import itertools
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import replace
 from time import monotonic
-from typing import Protocol
-from uuid import UUID
 
 from agent_worker.cutting import undisturbed
 from agent_worker.happenings import (
@@ -25,9 +23,12 @@ from agent_worker.happenings import (
     Happening,
     HistoryTrimmed,
     LimitReachedError,
+    Repairing,
+    ResponseMismatchError,
     Retrying,
     Step,
     StepEnded,
+    Tally,
     Token,
     ToolEnded,
     ToolStarted,
@@ -35,51 +36,23 @@ from agent_worker.happenings import (
 )
 from agent_worker.history import History
 from agent_worker.metering import settle_meter
+from agent_worker.plan import Calls, Plan
 from agent_worker.providers.base import (
-    Block,
     CallMeter,
     ModelRequest,
     Piece,
     ProviderError,
-    RateLimits,
-    StopReason,
     TextDelta,
     ToolCall,
     Turn,
 )
 from agent_worker.resilience.chain import Chain, Served
-from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
+from agent_worker.resilience.closing import REPAIR, WRAP_UP, Limit
 from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
-from common.contracts.runs import Fallback
+from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
 from common.contracts.usage import Usage
-
-
-class Calls(Protocol):
-    """The leave to make a model call, and the account of it."""
-
-    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
-        """Take leave for one call of that model; the attempt's id. Raises what ends the run where there is none.
-
-        The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
-        """
-
-    def heard(self, limits: RateLimits) -> None:
-        """The provider begins to answer, and said this of its limits."""
-
-    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way. A cancellation waits for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a task is run: everything that does not change while it runs. `models` are the first and its fallbacks."""
-
-    models: tuple[Served, ...]
-    system: str
-    limits: RunLimits
-    temperature: float | None
 
 
 class AgentLoop:
@@ -108,7 +81,7 @@ class AgentLoop:
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
         served = self.serving
-        said = text_bytes(self._system, turns) + overhead(turns, self._tools)
+        said = text_bytes(self._system, turns) + overhead(turns, self._tools, self._plan.schema)
         return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
@@ -118,13 +91,14 @@ class AgentLoop:
         history: History | None = None,
         used: Usage | None = None,
         passed: float = 0.0,
+        repaired: bool = False,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
         The steps before have used so much, and so many seconds have passed. Raises `ProviderError` where the models
-        failed for good, `LimitReachedError`, and what `Calls` raises.
+        failed for good, `LimitReachedError`, `ResponseMismatchError`, and what `Calls` raises.
         """
-        self._history, self._told = self._shown(history or History()), 0
+        self._history, self._told, self._repaired = self._shown(history or History()), 0, repaired
         began, total = monotonic() - passed, used or Usage()
         for number in itertools.count(first_step):
             limit = self._plan.limits.reached(number, total, monotonic() - began)
@@ -132,36 +106,48 @@ class AgentLoop:
             if limit is not None and self._last:
                 yield WrappingUp(number, limit)
             pieces: list[Piece] = []
-            spent, fallbacks = Usage(), list[Fallback]()
+            tally = Tally()
             async with aclosing(self._ask(number, turns, pieces)) as happenings:
                 async for happening in happenings:
-                    if isinstance(happening, CallUsed):
-                        spent = spent + happening.usage
-                    elif isinstance(happening, FellBack):
-                        fallbacks.append(happening.fallback)
+                    tally.note(happening)
                     yield happening
-            total = total + spent
+            total = total + tally.usage
             calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
             if limit is not None or not calls:
-                yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
-                return
+                end = self._checked(self._answer(number, pieces, limit, tally))
+                yield end
+                if isinstance(end, Answered):
+                    return
+                turns = (*turns, *end.step.turns)
+                yield StepEnded(end.step)
+                continue
             results: list[ToolResult] = []
             async with aclosing(self._use(calls, results)) as happenings:
                 async for happening in happenings:
                     yield happening
-            step = Step(number, (_assistant(pieces), _tool_turn(results)), spent, tuple(fallbacks))
+            step = Step(number, (assistant_turn(pieces), tool_turn(results)), tally.usage, tally.fallbacks)
             turns = (*turns, *step.turns)
             yield StepEnded(step)
 
-    def _answer(
-        self, number: int, pieces: list[Piece], limit: Limit | None, spent: Usage, fallbacks: tuple[Fallback, ...]
-    ) -> tuple[Step, str, StopReason]:
+    def _answer(self, number: int, pieces: list[Piece], limit: Limit | None, tally: Tally) -> Answered:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
-        text = _text(pieces)
+        text = text_of(pieces)
         if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
             raise LimitReachedError(limit)
-        said = _assistant([piece for piece in pieces if isinstance(piece, TextDelta)])
-        return Step(number, (said,) if said.content else (), spent, fallbacks), text, self._stop_reason
+        said = assistant_turn([piece for piece in pieces if isinstance(piece, TextDelta)])
+        step = Step(number, (said,) if said.content else (), tally.usage, tally.fallbacks)
+        return Answered(step, text, self._stop_reason)
+
+    def _checked(self, answered: Answered) -> Answered | Repairing:
+        """The answer; or, once, the step in which one that does not match is asked for anew."""
+        problem = self._plan.form.problem(answered.text) if self._plan.form is not None else None
+        if problem is None:
+            return answered
+        if self._repaired or answered.stop_reason == "refusal":
+            raise ResponseMismatchError(problem, answered.stop_reason)
+        self._repaired = True
+        turns = (*answered.step.turns, user_turn(REPAIR.format(problem)))
+        return Repairing(replace(answered.step, turns=turns), problem)
 
     async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
         for call in calls:
@@ -253,12 +239,20 @@ class AgentLoop:
     ) -> AsyncGenerator[Piece, None]:
         model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
         text = text_bytes(self._system, turns)
-        bound = min(model.window, text + overhead(turns, self._tools))
+        bound = min(model.window, text + overhead(turns, self._tools, self._plan.schema))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True
         request = ModelRequest(
-            model.name, self._system, turns, self._tools.specs, limit, temperature, attempt, use_tools=not self._last
+            model.name,
+            self._system,
+            turns,
+            self._tools.specs,
+            limit,
+            temperature,
+            attempt,
+            use_tools=not self._last,
+            response_schema=self._plan.schema,
         )
         try:
             async with aclosing(served.provider.stream(request, meter)) as stream:
@@ -271,30 +265,3 @@ class AgentLoop:
             # However it ended: what was used is accounted for before anything else happens.
             settle_meter(meter, estimate, limit)
             await undisturbed(self._calls.record(attempt, step, meter))
-
-
-def _assistant(pieces: list[Piece]) -> Turn:
-    blocks: list[Block] = []
-    text = _text(pieces)
-    if text.strip():  # a text of blanks, as models write before a tool call, is refused when it is sent back
-        blocks.append({"type": "text", "text": text})
-    blocks += [
-        {"type": "tool_call", "id": piece.id, "name": piece.name, "arguments": piece.arguments}
-        for piece in pieces
-        if isinstance(piece, ToolCall)
-    ]
-    return Turn("assistant", tuple(blocks))
-
-
-def _text(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
-
-
-def _tool_turn(results: list[ToolResult]) -> Turn:
-    return Turn(
-        "tool",
-        tuple(
-            {"type": "tool_result", "id": r.id, "name": r.name, "content": r.content, "is_error": r.is_error}
-            for r in results
-        ),
-    )

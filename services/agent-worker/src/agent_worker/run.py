@@ -20,7 +20,7 @@ from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.happenings import Answered, FellBack, Happening, Retrying, Step, StepEnded, Token
+from agent_worker.happenings import Answered, FellBack, Happening, Repairing, Retrying, Step, StepEnded, Token
 from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
 from agent_worker.progress import RunLog
@@ -175,7 +175,7 @@ class Run:
         checkpoint = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *checkpoint.turns)
-        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed)
+        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed, checkpoint.repaired)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -193,6 +193,8 @@ class Run:
             self._fall_back(happening.fallback)
         if isinstance(happening, Retrying | FellBack) and happening.asked:
             self._reset(happening.reason, happening.delay)
+        if isinstance(happening, Repairing):
+            self._reset("response_does_not_match", 0.0)
         if isinstance(happening, StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
@@ -249,6 +251,7 @@ class Run:
             fence=self.fence,
             status=ending.status,
             output=ending.output,
+            structured=ending.output is not None and self.task.response_schema is not None,
             error=ending.error,
             usage=self._accounts.used,
             provider=self._loop.serving.model.provider,

@@ -15,7 +15,8 @@ from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
-from agent_worker.loop import AgentLoop, Plan
+from agent_worker.loop import AgentLoop
+from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
@@ -27,6 +28,7 @@ from agent_worker.stream_writer import StreamWriter
 from agent_worker.tools.base import Toolbox
 from common import batches, streams
 from common.admission import release
+from common.answer_schema import AnswerForm
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
@@ -225,6 +227,7 @@ class Runner:
                 min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
             ),
             temperature=agent.temperature if task.temperature is None else task.temperature,
+            form=None if task.response_schema is None else AnswerForm(task.response_schema),
         )
         agent_loop = AgentLoop(plan, equipment.toolboxes[agent.name], accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)

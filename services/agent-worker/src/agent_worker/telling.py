@@ -10,6 +10,7 @@ from agent_worker.happenings import (
     FellBack,
     Happening,
     HistoryTrimmed,
+    Repairing,
     Retrying,
     ToolEnded,
     ToolStarted,
@@ -29,6 +30,8 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_end", asdict(result)
         case HistoryTrimmed() | WrappingUp():
             return "status", {"status": "running", **asdict(happening)}
+        case Repairing(step, problem):
+            return "status", {"status": "running", "step": step.number, "repairing": problem}
         case FellBack(fallback):
             moved = fallback.model_dump(exclude={"step"})
             return "status", {"status": "running", "step": fallback.step, "fallback": moved}

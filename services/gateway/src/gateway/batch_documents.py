@@ -99,6 +99,7 @@ class BatchResult(Document):
     id: UUID
     status: Status | Literal["unrecorded"]
     output: str | None
+    parsed: Any
     error: TaskError | None
     usage: dict[str, Any] | None
     model: str | None

@@ -17,6 +17,7 @@ _STATUSES = ("queued", "running", "parked", "completed", "failed", "cancelled", 
 _RESULT = (
     "status",
     "output",
+    "parsed",
     "error",
     "usage",
     "model",

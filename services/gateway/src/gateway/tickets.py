@@ -74,6 +74,7 @@ class Ticket:
             max_steps=asked.max_steps,
             max_output_tokens=asked.max_output_tokens,
             temperature=asked.temperature,
+            response_schema=asked.response_schema,
             deadline_at=self.deadline_at,
             not_before=asked.not_before,
             concurrency_key=asked.concurrency_key,

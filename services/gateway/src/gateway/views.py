@@ -51,8 +51,8 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         (
-            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output", "error",
-            "usage", "steps", "cost_usd",
+            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output", "parsed",
+            "error", "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])
@@ -78,6 +78,7 @@ def _ending(row: Record) -> dict[str, Any]:
         "routing": row["routing"],
         "fallbacks": row["fallbacks"],
         "output": row["output"],
+        "parsed": _parsed(row["output"], row["structured"]),
         "error": error,
         "usage": row["usage"],
         "steps": row["steps"],
@@ -97,10 +98,15 @@ def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
         "routing": outcome.routing and outcome.routing.model_dump(),
         "fallbacks": [fallback.model_dump() for fallback in outcome.fallbacks],
         "output": outcome.output,
+        "parsed": _parsed(outcome.output, outcome.structured),
         "error": outcome.error and outcome.error.model_dump(),
         "usage": outcome.usage.model_dump(),
         "steps": outcome.steps,
     }
+
+
+def _parsed(output: str | None, structured: bool | None) -> Any:
+    return orjson.loads(output) if output is not None and structured else None
 
 
 def plain(amount: Any) -> str:

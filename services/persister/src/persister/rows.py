@@ -51,6 +51,7 @@ class TaskRow(NamedTuple):
     conversation_id: UUID | None = None
     routing: str | None = None
     fallbacks: str | None = None
+    structured: bool | None = None
 
 
 class ConversationRow(NamedTuple):
@@ -124,6 +125,7 @@ def ended(row: TaskRow | None, run: RunFinished) -> TaskRow:
         model=run.model,
         routing=to_json(run.routing.model_dump()) if run.routing else None,
         fallbacks=to_json([fallback.model_dump() for fallback in run.fallbacks]),
+        structured=run.structured,
         steps=run.steps,
         attempts=run.attempts,
         started_at=run.started_at,

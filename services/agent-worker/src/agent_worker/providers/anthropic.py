@@ -31,6 +31,7 @@ from agent_worker.providers.errors import (
     unsent,
 )
 from agent_worker.providers.rate_limits import rate_limits
+from agent_worker.providers.schemas import closed, one_type_each
 from agent_worker.providers.tool_calls import tool_call
 from common.contracts.usage import Usage
 
@@ -162,6 +163,9 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         ]
     if request.tools and not request.use_tools:
         arguments["tool_choice"] = {"type": "none"}
+    if request.response_schema is not None:
+        schema = anthropic.transform_schema(one_type_each(closed(request.response_schema)))
+        arguments["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     # No temperature: since its version 2026-10-21 the API refuses any, and the SDK has no such argument.
     return arguments
 

@@ -16,7 +16,7 @@ Errors of a provider, of which `fault` says whether another one may answer:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
@@ -56,6 +56,8 @@ class ModelRequest:
     attempt_id: UUID
     use_tools: bool = True
     """Where it is false the tools are there for what was said of them, and the model can call none."""
+    response_schema: Mapping[str, Any] | None = None
+    """What the answer is to match, as `common.answer_schema` takes it; each provider is asked for it natively."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,9 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         ]
     if request.tools and not request.use_tools:
         arguments["tool_choice"] = "none"
+    if request.response_schema is not None:
+        form = sdk.answer_format(request.response_schema)
+        arguments["response_format"] = {"type": "json_schema", "json_schema": form}
     if request.temperature is not None:
         arguments["temperature"] = request.temperature
     return arguments

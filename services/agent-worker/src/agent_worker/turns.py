@@ -1,0 +1,41 @@
+"""What a step of the loop adds to the conversation, made of what its model and its tools said."""
+
+from __future__ import annotations
+
+from agent_worker.providers.base import Block, Piece, TextDelta, ToolCall, Turn
+from agent_worker.tools.base import ToolResult
+
+
+def assistant_turn(pieces: list[Piece]) -> Turn:
+    """What the model said."""
+    blocks: list[Block] = []
+    text = text_of(pieces)
+    if text.strip():  # a text of blanks, as models write before a tool call, is refused when it is sent back
+        blocks.append({"type": "text", "text": text})
+    blocks += [
+        {"type": "tool_call", "id": piece.id, "name": piece.name, "arguments": piece.arguments}
+        for piece in pieces
+        if isinstance(piece, ToolCall)
+    ]
+    return Turn("assistant", tuple(blocks))
+
+
+def text_of(pieces: list[Piece]) -> str:
+    """The text alone."""
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
+
+
+def tool_turn(results: list[ToolResult]) -> Turn:
+    """What the tools answered."""
+    return Turn(
+        "tool",
+        tuple(
+            {"type": "tool_result", "id": r.id, "name": r.name, "content": r.content, "is_error": r.is_error}
+            for r in results
+        ),
+    )
+
+
+def user_turn(text: str) -> Turn:
+    """What we say in the user's place."""
+    return Turn("user", ({"type": "text", "text": text},))
