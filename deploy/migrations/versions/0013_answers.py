@@ -1,4 +1,4 @@
-"""What is known of an answer: whether it has the form that was asked for."""
+"""What is known of an answer: whether it has the form that was asked for, and whether it was cached."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from agent_worker.resilience import advice
 from agent_worker.resilience.breakers import Breakers
 from agent_worker.resilience.circuit import Rules
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import Responses
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import ProviderAccess, WorkerSettings
 from agent_worker.staffing import Staffing
@@ -209,6 +210,7 @@ class World:
         heartbeat: int = 15,
         rules: Rules | None = None,
         redis_port: int | None = None,
+        responses: Responses | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -251,6 +253,7 @@ class World:
             redis=Pipelined(self.state, 2.0),
             limits=limits,
             retry=Retry(base=0.01),
+            responses=responses or Responses(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
         running = (supervisor.keep_leases(), writer.run(), limits.run(), breakers.run())

@@ -31,6 +31,7 @@ from agent_worker.repository import RunRepository
 from agent_worker.resilience.breakers import Breakers
 from agent_worker.resilience.deadlines import Deadlines, Timed
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import Responses
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, worker_name
 from agent_worker.staffing import Staffing
@@ -92,6 +93,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             redis=pipelined,
             limits=limits,
             retry=Retry(),
+            responses=await stack.enter_async_context(_responses(settings)),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
 
@@ -156,6 +158,17 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                 await writer.flush()
         finally:
             await stop(*tasks)
+
+
+@asynccontextmanager
+async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
+    address = settings.redis.cache_url
+    if address is None or not settings.response_cache_seconds:
+        yield Responses()
+        return
+    url, timeout = address.get_secret_value(), settings.redis.timeout
+    async with redis.client(url, timeout=timeout, connections=1) as client:
+        yield Responses(Pipelined(client, timeout), settings.response_cache_seconds)
 
 
 @asynccontextmanager

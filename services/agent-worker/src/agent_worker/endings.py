@@ -35,6 +35,11 @@ class Ending:
     stop_reason: str | None = None
     error: RunError | None = None
 
+    @property
+    def cached(self) -> bool:
+        """Whether what was said came from the response cache."""
+        return self.step is not None and self.step.usage.cached_calls > 0
+
 
 CANCELLED = Ending("cancelled", error=RunError(type="cancelled", message="the task was cancelled"))
 
@@ -59,6 +64,8 @@ def done_data(ending: Ending, usage: Usage) -> dict[str, Any]:
     data: dict[str, Any] = {"status": ending.status, "usage": usage.model_dump(exclude_defaults=True)}
     if ending.stop_reason is not None:
         data["stop_reason"] = ending.stop_reason
+    if ending.cached:
+        data["cached"] = True
     if ending.error is not None:
         data["error"] = ending.error.model_dump()
     return data

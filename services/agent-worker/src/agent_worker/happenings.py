@@ -76,6 +76,14 @@ class CallUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class SameAsked:
+    """Another run asks the very same at this moment: its answer is waited for."""
+
+    step: int
+    waiting_for: str = "same_request"
+
+
+@dataclass(frozen=True, slots=True)
 class Retrying:
     """The call failed and is made again after some seconds. What the step has said so far no longer stands.
 
@@ -146,6 +154,7 @@ Happening = (
     | ToolStarted
     | ToolEnded
     | CallUsed
+    | SameAsked
     | Retrying
     | FellBack
     | WrappingUp

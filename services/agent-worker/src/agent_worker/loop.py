@@ -26,6 +26,7 @@ from agent_worker.happenings import (
     Repairing,
     ResponseMismatchError,
     Retrying,
+    SameAsked,
     Step,
     StepEnded,
     Tally,
@@ -38,6 +39,7 @@ from agent_worker.history import History
 from agent_worker.metering import settle_meter
 from agent_worker.plan import Calls, Plan
 from agent_worker.providers.base import (
+    NO_ATTEMPT,
     CallMeter,
     ModelRequest,
     Piece,
@@ -49,6 +51,7 @@ from agent_worker.providers.base import (
 from agent_worker.resilience.chain import Chain, Served
 from agent_worker.resilience.closing import REPAIR, WRAP_UP, Limit
 from agent_worker.resilience.retry import Failures, Retry
+from agent_worker.response_cache import Answer
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox, ToolResult
 from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
@@ -198,11 +201,31 @@ class AgentLoop:
         """One call, and what it says."""
         if (trimmed := self._trimmed(step, turns)) is not None:
             yield trimmed
-        async with aclosing(self._call(step, (*self._history.turns, *turns), meter)) as stream:
-            async for piece in stream:
-                pieces.append(piece)
-                if isinstance(piece, TextDelta):
-                    yield Token(piece.text)
+        request = self._request((*self._history.turns, *turns))
+        async with self._plan.cache.place(request) as place:
+            if place.taken:
+                yield SameAsked(step)
+            answer = await place.answer()
+            said = self._call(step, request, meter) if answer is None else self._known(step, answer, meter)
+            async with aclosing(said) as stream:
+                async for piece in stream:
+                    pieces.append(piece)
+                    if isinstance(piece, TextDelta):
+                        yield Token(piece.text)
+            if answer is None and self._fit_to_keep(pieces):
+                await place.keep(pieces, meter)
+
+    def _fit_to_keep(self, pieces: list[Piece]) -> bool:
+        """An answer that is to be asked for anew is not to be found again."""
+        calls = any(isinstance(piece, ToolCall) for piece in pieces)
+        return calls or self._plan.form is None or self._plan.form.problem(text_of(pieces)) is None
+
+    async def _known(self, step: int, answer: Answer, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """What another call said to the same request."""
+        await self._calls.begin_known(step, self.serving)
+        answer.note(meter)
+        for piece in answer.pieces:
+            yield piece
 
     def _recover(self, step: int, error: ProviderError, meter: CallMeter) -> Retrying | FellBack | None:
         """What is done about a failed call: once more, by another model, or nothing."""
@@ -219,11 +242,26 @@ class AgentLoop:
         self._chain, self._failures = later, 0
         return FellBack(fallback, meter.asked)
 
-    async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
+    def _request(self, turns: tuple[Turn, ...]) -> ModelRequest:
+        """The call, before it has leave."""
+        served, plan = self.serving, self._plan
+        return ModelRequest(
+            served.model.name,
+            self._system,
+            turns,
+            self._tools.specs,
+            served.max_output_tokens,
+            plan.temperature,
+            NO_ATTEMPT,
+            use_tools=not self._last,
+            response_schema=plan.schema,
+        )
+
+    async def _call(self, step: int, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
         served = self.serving
         passage = await served.gate.enter()
         try:
-            async with aclosing(self._paid_call(step, served, turns, meter)) as stream:
+            async with aclosing(self._paid_call(step, served, request, meter)) as stream:
                 async for piece in stream:
                     yield piece
         except ProviderError as error:
@@ -235,25 +273,14 @@ class AgentLoop:
             served.gate.leave(passage, None)
 
     async def _paid_call(
-        self, step: int, served: Served, turns: tuple[Turn, ...], meter: CallMeter
+        self, step: int, served: Served, request: ModelRequest, meter: CallMeter
     ) -> AsyncGenerator[Piece, None]:
-        model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
-        text = text_bytes(self._system, turns)
-        bound = min(model.window, text + overhead(turns, self._tools, self._plan.schema))
+        text = text_bytes(request.system, request.turns)
+        bound = min(served.model.window, text + overhead(request.turns, self._tools, request.response_schema))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True
-        request = ModelRequest(
-            model.name,
-            self._system,
-            turns,
-            self._tools.specs,
-            limit,
-            temperature,
-            attempt,
-            use_tools=not self._last,
-            response_schema=self._plan.schema,
-        )
+        request = replace(request, attempt_id=attempt)
         try:
             async with aclosing(served.provider.stream(request, meter)) as stream:
                 async for piece in stream:
@@ -263,5 +290,5 @@ class AgentLoop:
             raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, estimate, limit)
+            settle_meter(meter, estimate, request.max_output_tokens)
             await undisturbed(self._calls.record(attempt, step, meter))

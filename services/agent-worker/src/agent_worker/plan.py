@@ -10,6 +10,7 @@ from uuid import UUID
 from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.resilience.chain import Served
 from agent_worker.resilience.closing import RunLimits
+from agent_worker.response_cache import NO_CACHE, ResponseCache
 from common.answer_schema import AnswerForm
 
 
@@ -21,6 +22,9 @@ class Calls(Protocol):
 
         The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
         """
+
+    async def begin_known(self, step: int, served: Served) -> None:
+        """Take leave to go on with an answer that is known: no call is made, and nothing held. Raises as `begin`."""
 
     def heard(self, limits: RateLimits) -> None:
         """The provider begins to answer, and said this of its limits."""
@@ -39,6 +43,8 @@ class Plan:
     temperature: float | None
     form: AnswerForm | None = None
     """What the answer is to match."""
+    cache: ResponseCache = NO_CACHE
+    """Where answers may be known already."""
 
     @property
     def schema(self) -> Mapping[str, Any] | None:

@@ -251,6 +251,7 @@ class Run:
             fence=self.fence,
             status=ending.status,
             output=ending.output,
+            cached=ending.cached,
             structured=ending.output is not None and self.task.response_schema is not None,
             error=ending.error,
             usage=self._accounts.used,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -21,6 +21,7 @@ from agent_worker.progress import RunLog
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import NO_CACHE, Responses
 from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
@@ -65,6 +66,7 @@ class Equipment:
     redis: Pipelined
     limits: ProviderLimits
     retry: Retry
+    responses: Responses = field(default_factory=Responses)
 
 
 class Runner:
@@ -220,16 +222,19 @@ class Runner:
             log,
             partial(equipment.limits.of, task.tier),
         )
+        box = equipment.toolboxes[agent.name]
+        temperature = agent.temperature if task.temperature is None else task.temperature
         plan = Plan(
             models=staffed.models,
             system=agent.system,
             limits=RunLimits(
                 min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
             ),
-            temperature=agent.temperature if task.temperature is None else task.temperature,
+            temperature=temperature,
+            cache=equipment.responses.of(task) if may_be_repeated(task, temperature, box) else NO_CACHE,
             form=None if task.response_schema is None else AnswerForm(task.response_schema),
         )
-        agent_loop = AgentLoop(plan, equipment.toolboxes[agent.name], accounts, equipment.retry)
+        agent_loop = AgentLoop(plan, box, accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(
             task,
@@ -274,6 +279,14 @@ class Runner:
         if task.batch is not None:
             with contextlib.suppress(CacheUnavailable):
                 await batches.ring(self._equipment.redis, task.tenant_id, task.batch.id)
+
+
+def may_be_repeated(task: TaskSubmitted, temperature: float | None, tools: Toolbox) -> bool:
+    """Whether a model's answer may stand for another: nothing was left to chance, and nothing is done by it.
+
+    What belongs to a conversation is deleted with it, so no copy of it is kept.
+    """
+    return temperature == 0 and not tools.side_effects and not task.no_store and task.conversation_id is None
 
 
 def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:

@@ -62,6 +62,9 @@ class WorkerSettings(ServiceSettings):
         default=60.0, gt=0, le=3600, description="seconds until a model begins to answer, and of silence after that"
     )
     call_timeout: Seconds = Field(default=600.0, gt=0, le=3600, description="seconds that one model call may take")
+    response_cache_seconds: Seconds = Field(
+        default=3600.0, description="how long an answer may be given again to the same request; 0: never"
+    )
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )

@@ -100,6 +100,7 @@ class BatchResult(Document):
     status: Status | Literal["unrecorded"]
     output: str | None
     parsed: Any
+    cached: bool | None
     error: TaskError | None
     usage: dict[str, Any] | None
     model: str | None

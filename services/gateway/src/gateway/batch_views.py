@@ -18,6 +18,7 @@ _RESULT = (
     "status",
     "output",
     "parsed",
+    "cached",
     "error",
     "usage",
     "model",

@@ -88,8 +88,15 @@ def task_body() -> dict[str, Any]:
         "description": "1 to 200 printable ASCII characters; the same key and body is the same task, for a day or more",
         "schema": {"type": "string", "minLength": 1, "maxLength": 200},
     }
+    cache = {
+        "name": "Cache-Control",
+        "in": "header",
+        "required": False,
+        "description": "`no-store`: the answer is neither taken from the response cache nor kept in it",
+        "schema": {"type": "string", "examples": ["no-store"]},
+    }
     return {
-        "parameters": [key],
+        "parameters": [key, cache],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": _inlined(TaskRequest), "examples": EXAMPLES}},

@@ -102,6 +102,9 @@ class Task(Document):
     fallbacks: list[Fallback] | None = Field(description="null until the task has ended")
     output: str | None
     parsed: Any = Field(description="the output's value, where the task had a `response_schema`; else null")
+    cached: bool | None = Field(
+        description="whether the output came from the response cache, and cost nothing; null until the task has ended"
+    )
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")
     steps: int | None

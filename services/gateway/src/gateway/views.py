@@ -51,8 +51,8 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         (
-            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output", "parsed",
-            "error", "usage", "steps", "cost_usd",
+            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output",
+            "parsed", "cached", "error", "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])
@@ -79,6 +79,7 @@ def _ending(row: Record) -> dict[str, Any]:
         "fallbacks": row["fallbacks"],
         "output": row["output"],
         "parsed": _parsed(row["output"], row["structured"]),
+        "cached": row["cached"],
         "error": error,
         "usage": row["usage"],
         "steps": row["steps"],
@@ -99,6 +100,7 @@ def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
         "fallbacks": [fallback.model_dump() for fallback in outcome.fallbacks],
         "output": outcome.output,
         "parsed": _parsed(outcome.output, outcome.structured),
+        "cached": outcome.cached,
         "error": outcome.error and outcome.error.model_dump(),
         "usage": outcome.usage.model_dump(),
         "steps": outcome.steps,

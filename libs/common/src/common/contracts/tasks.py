@@ -61,6 +61,7 @@ class TaskSubmitted(Contract):
         default="enqueue", description="what is done where another run has the conversation"
     )
     metadata: dict[str, str] = Field(default_factory=dict)
+    no_store: bool = Field(default=False, description="its answers are neither read from the response cache nor kept")
     batch: BatchPlace | None = None
     idempotency_key: str | None = None
     request_hash: str = Field(description="SHA-256 of the canonical request: tells a retry from another request")

@@ -43,6 +43,10 @@ class ToolSpec:
     schema: dict[str, Any]
 
 
+NO_ATTEMPT = UUID(int=0)
+"""Of a call that has no leave yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call. `attempt_id` goes along as the client's request id, so that both sides' books can be compared."""

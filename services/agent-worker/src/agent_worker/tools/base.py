@@ -86,6 +86,7 @@ class Toolbox:
     def __init__(self, tools: Mapping[str, Tool]) -> None:
         self._tools = tools
         self.specs = tuple(tool.spec for tool in tools.values())
+        self.side_effects = any(tool.side_effect for tool in tools.values())
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Run one call. Whatever goes wrong goes back to the model as a result, and nowhere else."""
