@@ -247,13 +247,14 @@ class AgentLoop:
         served, plan = self.serving, self._plan
         return ModelRequest(
             served.model.name,
-            self._system,
+            plan.system,
             turns,
             self._tools.specs,
             served.max_output_tokens,
             plan.temperature,
             NO_ATTEMPT,
             use_tools=not self._last,
+            closing=WRAP_UP if self._last else "",
             response_schema=plan.schema,
         )
 
@@ -275,7 +276,7 @@ class AgentLoop:
     async def _paid_call(
         self, step: int, served: Served, request: ModelRequest, meter: CallMeter
     ) -> AsyncGenerator[Piece, None]:
-        text = text_bytes(request.system, request.turns)
+        text = text_bytes(request.instructions, request.turns)
         bound = min(served.model.window, text + overhead(request.turns, self._tools, request.response_schema))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)

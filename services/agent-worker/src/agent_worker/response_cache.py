@@ -179,6 +179,7 @@ def fingerprint(request: ModelRequest) -> str:
         request.max_output_tokens,
         request.temperature,
         request.use_tools,
+        request.closing,
         request.response_schema,
     )
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -34,6 +34,8 @@ _ERRORS: dict[Kind, tuple[int, str]] = {
     "overloaded": (529, "overloaded_error"),
 }
 
+_BREAKPOINTS = 4
+
 
 class Messages:
     """`POST /v1/messages`."""
@@ -52,6 +54,8 @@ class Messages:
         max_tokens = limit_of(body, "max_tokens")
         if max_tokens is None:
             raise CallRefused("bad_request", "max_tokens: Field required")
+        if orjson.dumps(body).count(b'"cache_control"') > _BREAKPOINTS:
+            raise CallRefused("bad_request", f"A maximum of {_BREAKPOINTS} blocks with cache_control may be provided.")
         prompt, rounds = _latest(messages)
         form = (body.get("output_config") or {}).get("format")
         return Conversation(

@@ -60,8 +60,15 @@ class ModelRequest:
     attempt_id: UUID
     use_tools: bool = True
     """Where it is false the tools are there for what was said of them, and the model can call none."""
+    closing: str = ""
+    """What is said to this call alone. It comes after the system prompt, which the calls of a run have in common."""
     response_schema: Mapping[str, Any] | None = None
     """What the answer is to match, as `common.answer_schema` takes it; each provider is asked for it natively."""
+
+    @property
+    def instructions(self) -> str:
+        """The system prompt, whole."""
+        return "\n\n".join(filter(None, (self.system, self.closing)))
 
 
 @dataclass(frozen=True, slots=True)

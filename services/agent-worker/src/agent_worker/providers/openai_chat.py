@@ -94,7 +94,9 @@ def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
+    messages: list[dict[str, Any]] = (
+        [{"role": "system", "content": request.instructions}] if request.instructions else []
+    )
     for turn in request.turns:
         messages.extend(_messages(turn))
     arguments: dict[str, Any] = {

@@ -90,8 +90,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         "store": False,
         "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
     }
-    if request.system:
-        arguments["instructions"] = request.system
+    if request.instructions:
+        arguments["instructions"] = request.instructions
     if request.tools:
         arguments["tools"] = [
             {"type": "function", "name": t.name, "description": t.description, "parameters": t.schema, "strict": False}
