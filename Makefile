@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCAL := $(PY) -m deploy.local
 SOURCES := $(wildcard libs/*/src services/*/src) deploy tests benchmarks
 
-.PHONY: setup demo test up down logs ps topology check bench bench-fairness bench-replay compose-test help
+.PHONY: setup demo test up down logs ps topology check proof prove-cap bench bench-fairness bench-replay bench-money compose-test help
 
 setup: ## build .venv from the lock (skipped when it is current)
 	@deploy/local/setup.sh
@@ -36,6 +36,12 @@ check: setup ## lint, formatting and types
 	@.venv/bin/ruff format --quiet --check . || { echo "run: .venv/bin/ruff format ."; exit 1; }
 	@.venv/bin/mypy --no-error-summary $(SOURCES)
 
+proof: setup ## prove all books of the running stack: caps, holds, usage, invoices, and the simulator's audit
+	@$(PY) -m deploy.proof $(ARGS)
+
+prove-cap: setup ## attack the money on a stack of its own, then prove every book (ARGS="--tenants 24 --runs 25")
+	@$(PY) -m tests.proving $(ARGS)
+
 bench: setup ## measure, print the table (ARGS=submit for one, ARGS=--save to keep all in docs/)
 	@$(PY) -m benchmarks $(ARGS)
 
@@ -44,6 +50,9 @@ bench-fairness: setup ## measure who is served: shares, waits beside a crowd, ca
 
 bench-replay: setup ## replay a real workload at 40, 80 and 120 % of capacity (TRACE=file.csv, ARGS=--save)
 	@$(PY) -m benchmarks.replay "$(TRACE)" $(ARGS)
+
+bench-money: setup ## measure holds, settlement, the proof and a month's invoice (ARGS=holds for one, ARGS=--save)
+	@$(PY) -m benchmarks.money $(ARGS)
 
 compose-test: setup ## start docker-compose.yml and check it end to end (needs a Docker engine)
 	@$(PY) -m deploy.compose_test

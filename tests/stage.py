@@ -24,7 +24,7 @@ from common.messaging.apply import ManagedRabbit, apply
 from common.messaging.topology import SERVICES, topology
 from common.pipelining import Pipelined
 from common.redis import Client
-from common.settings import Postgres, Rabbit
+from common.settings import Postgres, Rabbit, Redis
 from deploy.migrations.__main__ import ManagedPostgres, migrate
 from deploy.seed import seed
 from tests.servers import Servers
@@ -65,6 +65,12 @@ class Stage:
         address = urlsplit(self.servers.rabbit_url)
         user = f"{self.name}-{service}:{_PASSWORD.get_secret_value()}"
         return Rabbit(url=SecretStr(f"amqp://{user}@{address.hostname}:{address.port}/{self.name}"), publish_timeout=10)
+
+    @property
+    def redis(self) -> Redis:
+        """Both instances, with the patience of a test that is not about a slow one."""
+        state, cache = self.servers.redis_state_url, self.servers.redis_cache_url
+        return Redis(state_url=SecretStr(state), cache_url=SecretStr(cache), timeout=10)
 
     def management(self) -> httpx2.Client:
         """The broker's management API, as its administrator."""
@@ -131,7 +137,7 @@ def _database(servers: Servers, name: str) -> str:
 @cache
 def pipelined(client: Client) -> Pipelined:
     """The one for this client: each keeps a connection."""
-    return Pipelined(client, 2.0)
+    return Pipelined(client, 10.0)
 
 
 async def eventually(condition: Callable[[], Awaitable[Answer]], deadline: float = 15.0) -> Answer:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -35,6 +35,8 @@ _MODULES = {
 }
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+# What these tests look at is not how busy the machine is.
+_PATIENCE = {"LANEWAY_RABBIT_PUBLISH_TIMEOUT": "10", "LANEWAY_POSTGRES_TIMEOUT": "10", "LANEWAY_REDIS_TIMEOUT": "5"}
 TIERS = ("enterprise", "pro", "free")
 SERVICES = tuple(_MODULES)
 Settings: TypeAlias = Mapping[str, Mapping[str, str]]
@@ -183,6 +185,23 @@ class Stack:
             inside = ["docker", "exec", servers.instance, "rabbitmqctl", command]
             subprocess.run(inside, check=True, capture_output=True)
 
+    async def crash_database(self) -> None:
+        """Kill a process of PostgreSQL, as the kernel would: all its sessions end, and it recovers from its log.
+
+        Only for a stack whose servers nobody else uses.
+        """
+        assert self.stage.servers.instance is not None
+        connection = await asyncpg.connect(self.stage.admin_dsn)
+        try:
+            with suppress(asyncpg.PostgresError, OSError):
+                await connection.execute(f"COPY (SELECT 1) TO PROGRAM 'kill -9 {connection.get_server_pid()}'")
+        finally:
+            connection.terminate()
+
+    def gone(self) -> list[str]:
+        """Services that have ended, and were not stopped here."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Look into the database, as nobody but a test may."""
         connection = await asyncpg.connect(self.stage.admin_dsn)
@@ -207,6 +226,7 @@ class Stack:
             "LANEWAY_POSTGRES_DSN": self.stage.login(service),
             "LANEWAY_REDIS_STATE_URL": self.stage.servers.redis_state_url,
             "LANEWAY_REDIS_CACHE_URL": self.stage.servers.redis_cache_url,
+            **_PATIENCE,
         }
         if service == "gateway":
             http = {"LANEWAY_HTTP_HOST": HOST, "LANEWAY_HTTP_PORT": str(self._ports[name])}

@@ -49,13 +49,14 @@ CREATE TYPE runtime.obstacle AS (reason text, key text, room integer, wake_at ti
 -- somebody has paused, or cancelled many of its tenant's lately: the others cost one statement. A limited run is
 -- acquired under the lock of its tenant, see `runtime.limits`.
 -- `refusal` says why a run that was acquired is to be ended before it begins, `interrupted` which runs were cancelled for
--- one that is parked: the rules of conversations (see `runtime.turns`).
+-- one that is parked: the rules of conversations (see `runtime.turns`). `proposal` is the step that the run goes on with,
+-- where that waited for people (see `runtime.proposals`).
 CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worker text, p_lease interval,
   p_cap integer DEFAULT NULL, p_message bytea DEFAULT NULL, p_agent text DEFAULT NULL,
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
   OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb, OUT refusal text,
-  OUT interrupted uuid[])
+  OUT interrupted uuid[], OUT proposal jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; name text; obstacle runtime.obstacle; covered boolean := false;
 BEGIN
@@ -108,6 +109,7 @@ BEGIN
   ELSIF run.fence > 1 THEN
     SELECT jsonb_agg(jsonb_build_object('step', s.step, 'fence', s.fence, 'last_seq', s.last_seq, 'state', s.state) ORDER BY s.step)
     INTO steps FROM runtime.steps s WHERE s.task_id = p_task;
+    proposal := runtime.take_proposal(p_task);
   END IF;
   status := run.status; fence := run.fence; attempts := run.attempts; calls := run.calls;
   started_at := run.started_at; finished_at := run.finished_at; lease_until := run.lease_until;

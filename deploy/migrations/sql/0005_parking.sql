@@ -176,8 +176,9 @@ END $$;
 -- Parks a run that its worker holds, with the step that is finished but not yet saved; false where another has the fence.
 -- `p_told` is the event, durable already, by which its stream was told, as in `runtime.parked`. It costs no attempt.
 -- With a cancel that was asked for meanwhile it is woken at once, for the next worker to end it.
+-- `p_proposal` is the step that waits for people, where it is that what it waits for (see `runtime.proposals`).
 CREATE FUNCTION runtime.park(p_task uuid, p_fence integer, p_reason text, p_key text, p_wake_at timestamptz, p_message bytea,
-  p_told jsonb, p_saved_step integer, p_last_seq integer, p_state jsonb)
+  p_told jsonb, p_saved_step integer, p_last_seq integer, p_state jsonb, p_proposal jsonb DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; asked json := convert_from(p_message, 'UTF8')::json;
@@ -191,6 +192,7 @@ BEGIN
     INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
     VALUES (p_task, p_saved_step, run.tenant_id, p_fence, p_last_seq, p_state) ON CONFLICT (task_id, step) DO NOTHING;
   END IF;
+  IF p_proposal IS NOT NULL THEN PERFORM runtime.propose(run, p_proposal); END IF;
   INSERT INTO runtime.parked (task_id, tenant_id, tier, reason, key, wake_at, priority, submitted_at, message, told, ready_at)
   VALUES (p_task, run.tenant_id, run.tier, p_reason, p_key, p_wake_at, (asked ->> 'priority')::integer,
           (asked ->> 'submitted_at')::timestamptz, p_message, p_told,

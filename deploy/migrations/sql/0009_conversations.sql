@@ -163,13 +163,17 @@ BEGIN
   RETURN FOUND;
 END $$;
 
--- Begins a deletion: from now on the conversation is not there. Where it is not there already, the last deletion of it.
+-- Begins a deletion: from now on the conversation is not there, nor are its documents. Where it is not there already, the
+-- last deletion of it.
 CREATE FUNCTION runtime.begin_erasure(p_id uuid, p_tenant uuid, p_conversation uuid, p_as_of timestamptz, p_by text)
 RETURNS SETOF runtime.erasures
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE had_documents boolean;
 BEGIN
+  DELETE FROM runtime.documents d WHERE d.tenant_id = p_tenant AND d.conversation_id = p_conversation;
+  had_documents := FOUND;
   DELETE FROM history.conversations c WHERE c.tenant_id = p_tenant AND c.conversation_id = p_conversation;
-  IF FOUND THEN
+  IF FOUND OR had_documents THEN
     INSERT INTO runtime.erasures (erasure_id, tenant_id, conversation_id, as_of, requested_by)
     VALUES (p_id, p_tenant, p_conversation, p_as_of, p_by);
   END IF;
@@ -203,8 +207,9 @@ BEGIN
   DELETE FROM history.events v WHERE v.task_id = ANY (tasks);
   DELETE FROM history.dead_letters l WHERE l.task_id = ANY (tasks);
   DELETE FROM runtime.steps s WHERE s.task_id = ANY (tasks);
+  DELETE FROM runtime.proposals p WHERE p.task_id = ANY (tasks);
   DELETE FROM runtime.turns t WHERE t.task_id = ANY (tasks);
-  UPDATE runtime.runs r SET outcome = NULL WHERE r.task_id = ANY (tasks) AND r.attempts > 0;
+  UPDATE runtime.runs r SET outcome = NULL, progress = NULL WHERE r.task_id = ANY (tasks) AND r.attempts > 0;
   DELETE FROM history.conversations c
   WHERE c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id AND c.active_at <= e.as_of;
   left_open := EXISTS (SELECT FROM history.tasks t WHERE t.tenant_id = e.tenant_id

@@ -64,8 +64,8 @@ def _times(bucket: Bucket) -> list[float]:
 
 @pytest.fixture
 async def pipelined(servers: Servers) -> AsyncIterator[Pipelined]:
-    async with redis.client(servers.redis_state_url, timeout=2.0, connections=2) as client:
-        yield Pipelined(client, 2.0)
+    async with redis.client(servers.redis_state_url, timeout=10.0, connections=2) as client:
+        yield Pipelined(client, 10.0)
 
 
 async def test_by_the_servers_clock_it_fills_and_expires(pipelined: Pipelined, server: Redis) -> None:

@@ -70,8 +70,8 @@ class Process:
 @asynccontextmanager
 async def process(url: str, catalogue: Catalogue, only: Model, workers: int = 2) -> AsyncIterator[Process]:
     """A process with a connection of its own."""
-    async with redis.client(url, timeout=2.0, connections=2) as client:
-        made = Process(ProviderLimits(Pipelined(client, 2.0), catalogue, workers), only)
+    async with redis.client(url, timeout=10.0, connections=2) as client:
+        made = Process(ProviderLimits(Pipelined(client, 10.0), catalogue, workers), only)
         running = asyncio.create_task(made.limits.run())
         try:
             yield made
@@ -254,7 +254,7 @@ async def test_what_a_call_did_not_use_is_given_back_and_a_call_that_was_not_mad
 async def test_a_bucket_that_redis_loses_does_not_begin_full(two: MakeTwo, servers: Servers) -> None:
     ours, _ = await two(requests_per_minute=20)
     await asyncio.gather(*(ours.call("enterprise") for _ in range(20)))
-    async with redis.client(servers.redis_state_url, timeout=2.0, connections=1) as client:
+    async with redis.client(servers.redis_state_url, timeout=10.0, connections=1) as client:
         await client.delete(ours.shared.bucket.key)
     for _ in range(20):
         ours.call("enterprise")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from agent_worker.providers.base import TextDelta, ToolCall
-from agent_worker.run import StopReason
+from agent_worker.stopping import StopReason
 from common.contracts.base import now
 from tests.integration.agent_worker.proxy import Proxy, proxied
 from tests.integration.agent_worker.world import Played, World

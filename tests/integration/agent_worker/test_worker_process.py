@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from agent_worker.bootstrap import serve
 from agent_worker.settings import CatalogueFiles, ProviderAccess, WorkerSettings
 from common.errors import ConfigurationError
-from common.settings import Health, Redis
+from common.settings import Health
 from tests.integration.agent_worker.world import World
 from tests.stage import CATALOGUE, eventually
 
@@ -23,7 +23,7 @@ def settings_of(world: World) -> WorkerSettings:
     return WorkerSettings(
         rabbit=world.stage.rabbit("agent-worker"),
         postgres=world.stage.postgres("laneway_worker"),
-        redis=Redis(state_url=SecretStr(world.redis_url), cache_url=SecretStr(world.redis_url)),
+        redis=world.stage.redis,
         catalogue={"dir": CATALOGUE},
         health=Health(host="127.0.0.1", port=0),
         anthropic=access,

@@ -14,7 +14,7 @@ import pytest
 from agent_worker.providers.base import TextDelta, ToolCall, TransientError
 from agent_worker.providers.scripted import Scripted
 from agent_worker.response_cache import Responses
-from agent_worker.run import StopReason
+from agent_worker.stopping import StopReason
 from common import redis
 from common.contracts import RunFinished, TaskSubmitted
 from common.pipelining import Pipelined

@@ -14,7 +14,8 @@ import pytest
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, TransientError
 from agent_worker.resilience.retry import Retry
-from agent_worker.run import Run, StopReason
+from agent_worker.run import Run
+from agent_worker.stopping import StopReason
 from common.admission import outstanding_key
 from common.contracts.base import now
 from tests.integration.agent_worker.world import Played, World

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -32,7 +33,10 @@ from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
-from agent_worker.tools.builtin import builtin_tools, toolboxes
+from agent_worker.tool_records import ToolRecords
+from agent_worker.tools.base import Toolbox
+from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.offered import offered
 from common import postgres, redis, streams
 from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
 from common.contracts import CancelRequested, Contract, RunFinished, RunProgressed, TaskSubmitted, UsageRecorded
@@ -48,7 +52,7 @@ from common.messaging.topology import BILLING_QUEUE, CONTROL, DEAD_TASKS_QUEUE, 
 from common.pipelining import Pipelined
 from common.postgres import Pool
 from common.redis import Client
-from common.settings import Redis
+from common.settings import Postgres, Rabbit
 from tests.stage import CATALOGUE, Stage, eventually
 
 LANE = lane("free")
@@ -80,6 +84,15 @@ AUTO = (
 AGENTS = (
     Agent(name="default", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="live", version=1, system="Be brief.", model="gpt-5.4-mini", tools=("calculator",)),
+    Agent(
+        name="clerk",
+        version=1,
+        system="",
+        model="gpt-5.4-mini",
+        tools=("calculator", "fetch_url", "search_documents", "report_progress"),
+        max_steps=4,
+    ),
+    Agent(name="supervised", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
@@ -192,7 +205,6 @@ class World:
     simulator: str
     owner: Pool
     state: Client
-    redis_url: str
     gateway: Publisher
     heard: Heard
     stack: AsyncExitStack
@@ -211,6 +223,7 @@ class World:
         rules: Rules | None = None,
         redis_port: int | None = None,
         responses: Responses | None = None,
+        boxes: Mapping[str, Toolbox] | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -219,17 +232,15 @@ class World:
                 redis.client(f"redis://127.0.0.1:{redis_port}/0", timeout=0.2, connections=2)
             )
         settings = WorkerSettings(
-            rabbit=self.stage.rabbit("agent-worker").model_copy(
-                update={"url": _through(self.stage.rabbit("agent-worker").url, rabbit_port), "publish_timeout": 1.0}
-            ),
-            postgres=self.stage.postgres("laneway_worker").model_copy(
-                update={"dsn": _through(self.stage.postgres("laneway_worker").dsn, postgres_port), "timeout": 1.0}
-            ),
-            redis=Redis(state_url=SecretStr(self.redis_url), cache_url=SecretStr(self.redis_url)),
+            rabbit=_rabbit(self.stage, rabbit_port),
+            postgres=_postgres(self.stage, postgres_port),
+            redis=self.stage.redis,
             catalogue={"dir": CATALOGUE},
             anthropic=ProviderAccess(api_key=SecretStr("any"), base_url=self.simulator),
             slots=slots,
             lease_seconds=lease,
+            tool_processes=1,
+            fetch_networks=(ip_network("127.0.0.1/32"),),
             max_attempts=max_attempts,
         )
         enter = self.stack.enter_async_context
@@ -237,20 +248,22 @@ class World:
         publish = await enter(publisher(settings.rabbit, "agent-worker"))
         broker = await enter(Broker(settings.rabbit, "agent-worker/consume"))
         repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=lease))
+        tool_records = ToolRecords(pool, settings.postgres.timeout)
         supervisor = Supervisor(repository, lease)
-        writer = StreamWriter(Pipelined(self.state, 2.0), supervisor.fenced_off)
+        writer = StreamWriter(Pipelined(self.state, 10.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
-        limits = ProviderLimits(Pipelined(self.state, 2.0), TEST_CATALOGUE, 1)
-        breakers = Breakers(Pipelined(state, 2.0), TEST_CATALOGUE, rules)
+        limits = ProviderLimits(Pipelined(self.state, 10.0), TEST_CATALOGUE, 1)
+        breakers = Breakers(Pipelined(state, 0.2 if redis_port is not None else 10.0), TEST_CATALOGUE, rules)
         equipment = Equipment(
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
             staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
-            toolboxes=toolboxes(TEST_CATALOGUE, builtin_tools()),
+            toolboxes={**toolboxes(TEST_CATALOGUE, await enter(offered(settings, tool_records))), **(boxes or {})},
+            tool_records=tool_records,
             repository=repository,
             publisher=publish,
             writer=writer,
-            redis=Pipelined(self.state, 2.0),
+            redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
             responses=responses or Responses(),
@@ -336,9 +349,24 @@ def _count(repository: RunRepository, acquisitions: list[UUID]) -> None:
     repository.acquire = counted  # type: ignore[assignment,method-assign]
 
 
-def _through(address: SecretStr, port: int | None) -> SecretStr:
-    if port is None:
-        return address
+def _rabbit(stage: Stage, port: int | None) -> Rabbit:
+    """Only what is reached through a relay may be slow: other tests are not about how busy the machine is."""
+    rabbit = stage.rabbit("agent-worker")
+    return (
+        rabbit
+        if port is None
+        else rabbit.model_copy(update={"url": _through(rabbit.url, port), "publish_timeout": 1.0})
+    )
+
+
+def _postgres(stage: Stage, port: int | None) -> Postgres:
+    database = stage.postgres("laneway_worker")
+    return (
+        database if port is None else database.model_copy(update={"dsn": _through(database.dsn, port), "timeout": 1.0})
+    )
+
+
+def _through(address: SecretStr, port: int) -> SecretStr:
     parts = urlsplit(address.get_secret_value())
     user = parts.netloc.rpartition("@")[0]
     return SecretStr(parts._replace(netloc=f"{user}@127.0.0.1:{port}").geturl())
@@ -348,11 +376,10 @@ def _through(address: SecretStr, port: int | None) -> SecretStr:
 async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
     """A world with empty queues; its workers are drained when it ends."""
     _purge(stage)
-    redis_url = stage.servers.redis_state_url
     async with AsyncExitStack() as base, AsyncExitStack() as stack:
         enter = base.enter_async_context
         heard = Heard()
-        state = await enter(redis.client(redis_url, timeout=2.0, connections=8))
+        state = await enter(redis.client(stage.servers.redis_state_url, timeout=10.0, connections=8))
         await state.delete(  # what earlier tests were refused
             *(name(model.provider, model.name) for model in MODELS for name in (key_of, advice.key_of))
         )
@@ -366,7 +393,6 @@ async def world_of(stage: Stage, simulator: str) -> AsyncIterator[World]:
             simulator,
             await enter(postgres.pool(stage.postgres("laneway_owner"), "test-owner")),
             state,
-            redis_url,
             await enter(publisher(stage.rabbit("gateway"), "gateway")),
             heard,
             stack,

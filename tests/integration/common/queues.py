@@ -73,7 +73,18 @@ async def purge(stage: Stage, *queues: str) -> None:
 
 
 async def cut_connections(stage: Stage, service: str) -> None:
-    """Have the broker close every connection of a service's user."""
+    """Have the broker close every connection that a service's user has now, and wait until it has: not the next one."""
+    path = f"/api/connections/username/{stage.name}-{service}"
     with stage.management() as client:
-        answer = await asyncio.to_thread(client.delete, f"/api/connections/username/{stage.name}-{service}")
-    assert answer.is_success, answer.text
+
+        async def names() -> set[str]:
+            return {connection["name"] for connection in (await asyncio.to_thread(client.get, path)).json()}
+
+        victims = await eventually(names, 30)
+        answer = await asyncio.to_thread(client.delete, path)
+        assert answer.is_success, answer.text
+
+        async def gone() -> bool:
+            return not victims & await names()
+
+        await eventually(gone, 30)

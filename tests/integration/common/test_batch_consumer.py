@@ -44,7 +44,7 @@ async def _until(condition: Callable[[], bool]) -> None:
     async def met() -> bool:
         return condition()
 
-    await eventually(met)
+    await eventually(met, 60)
 
 
 async def test_many_messages_take_few_batches(stage: Stage, worker: RabbitPublisher) -> None:
@@ -54,7 +54,7 @@ async def test_many_messages_take_few_batches(stage: Stage, worker: RabbitPublis
         batches.append([record.step for record in records])
 
     await publish(worker, [usage(number) for number in range(1000)])
-    async with _consuming(stage, handle, BatchPolicy(size=200, linger=0.2)):
+    async with _consuming(stage, handle, BatchPolicy(size=200, linger=3.0)):
         await _until(lambda: sum(map(len, batches)) == 1000)
         await until_depth(stage, BILLING_QUEUE, 0)
     assert sorted(step for batch in batches for step in batch) == list(range(1000))

@@ -72,12 +72,11 @@ async def test_one_whose_connection_was_lost_says_so_and_another_goes_on(
     await publish(worker, [usage(1)])
     await come(held, 1)
 
-    async def cut() -> bool:
-        """The broker knows of a connection some seconds after it was opened."""
-        await cut_connections(stage, BILLING)
+    async def lost() -> bool:
         return first.lost
 
-    await eventually(cut, 30)
+    await cut_connections(stage, BILLING)
+    await eventually(lost, 30)
     assert not await held[0].settle(Disposition.DONE)
 
     async def opened() -> FlexConsumer | None:

@@ -9,10 +9,9 @@ from typing import Any
 from uuid import UUID
 
 import httpx2
-from pydantic import SecretStr
 
 from common.messaging.topology import PERSISTER, lane
-from common.settings import Health, Redis
+from common.settings import Health
 from persister.bootstrap import persister
 from persister.settings import PersisterSettings
 from tests.integration.gateway.conftest import Running, Tenant
@@ -25,7 +24,7 @@ async def recording(stage: Stage) -> AsyncIterator[None]:
     settings = PersisterSettings(
         rabbit=stage.rabbit(PERSISTER),
         postgres=stage.postgres("laneway_persister"),
-        redis=Redis(state_url=SecretStr(stage.servers.redis_state_url)),
+        redis=stage.redis,
         health=Health(host="127.0.0.1", port=0),
     )
     async with persister(settings):

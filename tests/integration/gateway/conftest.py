@@ -31,6 +31,14 @@ from tests.servers import Servers
 from tests.stage import CATALOGUE, Stage, eventually, staged
 
 ADMIN_KEY = "an-admin-key-of-the-tests"
+_DEADLINES = (
+    "gateway.submission._DEADLINE_SECONDS",
+    "gateway.batch_submission._DECIDE_SECONDS",
+    "gateway.identities._LOOK_UP_SECONDS",
+    "gateway.outstanding._PAGE_SECONDS",
+    "gateway.outstanding._WAIT_SECONDS",
+    "gateway.cancelling_many._SECONDS",
+)
 QUICK = Pace(subscribe=1.0, quiet=0.5, deaf=0.2, patience=1.0)
 
 
@@ -98,16 +106,24 @@ def settings_of(stage: Stage, **urls: str) -> Settings:
     """Settings of a gateway on the stage; some servers may be reached another way."""
     return Settings.model_construct(
         rabbit=Rabbit(url=SecretStr(urls.get("rabbit", stage.rabbit("gateway").url.get_secret_value()))),
-        postgres=Postgres(dsn=SecretStr(urls.get("postgres", stage.login("gateway"))), timeout=1.5),
-        redis=Redis(
-            state_url=SecretStr(urls.get("redis", stage.servers.redis_state_url)),
-            cache_url=SecretStr(stage.servers.redis_cache_url),
-        ),
+        postgres=_postgres(stage, urls.get("postgres")),
+        redis=_redis(stage, urls.get("redis")),
         catalogue=CatalogueFiles(dir=CATALOGUE),
         http=Http(host="127.0.0.1", port=0, drain_seconds=0),
         admin_key=SecretStr(ADMIN_KEY),
         simulated=True,
     )
+
+
+def _postgres(stage: Stage, url: str | None) -> Postgres:
+    """Only one that is reached another way may be slow: a test is not about how busy the machine is."""
+    if url is None:
+        return Postgres(dsn=SecretStr(stage.login("gateway")), timeout=10)
+    return Postgres(dsn=SecretStr(url), timeout=1.5)
+
+
+def _redis(stage: Stage, url: str | None) -> Redis:
+    return stage.redis if url is None else Redis(state_url=SecretStr(url))
 
 
 @asynccontextmanager
@@ -131,6 +147,14 @@ async def running(stage: Stage, pace: Pace = QUICK, **urls: str) -> AsyncIterato
             await database.close()
             gateway.hub.close()
             await server.close(serving)
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway's own deadlines, where no server is made slow: those are for the tests of outages."""
+    if "fragile" not in request.fixturenames:
+        for deadline in _DEADLINES:
+            monkeypatch.setattr(deadline, 20.0)
 
 
 @pytest.fixture
@@ -172,7 +196,7 @@ async def fragile(stage: Stage) -> AsyncIterator[Fragile]:
 @pytest.fixture
 async def state(stage: Stage) -> AsyncIterator[Client]:
     """Redis, as a worker sees it."""
-    async with redis.client(stage.servers.redis_state_url, timeout=2, connections=4) as client:
+    async with redis.client(stage.servers.redis_state_url, timeout=10, connections=4) as client:
         yield client
 
 

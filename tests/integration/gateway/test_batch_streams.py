@@ -112,6 +112,21 @@ async def test_resuming_from_any_event_tells_exactly_the_rest(gateway: Running) 
         assert [one for one in rest.all if one[0] is not None] == named[place + 1 :]
 
 
+async def test_what_is_told_together_is_told_in_the_order_of_the_batch(stage: Stage) -> None:
+    # However PostgreSQL comes by it: it may begin with all that a large tenant has, and changes its mind later.
+    planned = f"{stage.login('gateway')}?enable_nestloop=off&enable_mergejoin=off"
+    async with running(stage, postgres=planned) as gateway:
+        tenant = await gateway.tenant()
+        many, few = [(await submit(gateway, tenant, questions(count))).json() for count in (60, 5)]
+        for batch in (many, few):
+            await recorded(gateway, batch)
+            for begun_or_ended in (_begin, _end):
+                await begun_or_ended(gateway, tenant, batch, *reversed(range(batch["size"])))
+        await gateway.database.execute("ANALYZE history.tasks, runtime.runs")
+        whole = await follow(gateway, tenant, few)
+    assert [data["index"] for data in whole.of("result")] == list(range(5))
+
+
 async def test_a_gateway_that_stops_ends_its_streams_and_they_are_resumed(stage: Stage, state: Client) -> None:
     async with running(stage) as first:
         tenant = await first.tenant()

@@ -16,14 +16,33 @@ from common.contracts.base import now
 from common.contracts.usage import Usage
 from common.messaging.topology import lane
 from common.redis import Client
-from gateway import batch_documents, conversation_documents, documents, invoice_documents, schedule_documents
+from gateway import (
+    approval_documents,
+    batch_documents,
+    conversation_documents,
+    documents,
+    invoice_documents,
+    proof_documents,
+    schedule_documents,
+    upload_documents,
+)
+from tests.integration.gateway.asking import waiting
 from tests.integration.gateway.batching import full, questions, submit
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage, eventually, pipelined
 
 _ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _PROBLEM = "application/problem+json"
-_DOCUMENTS = (documents, batch_documents, schedule_documents, conversation_documents, invoice_documents)
+_DOCUMENTS = (
+    documents,
+    approval_documents,
+    batch_documents,
+    schedule_documents,
+    conversation_documents,
+    invoice_documents,
+    upload_documents,
+    proof_documents,
+)
 
 
 class _Document:
@@ -103,11 +122,22 @@ async def test_every_success_is_as_described(
         )
         await chat.aread()
     document.check("/v1/chat/stream", chat)
+    await _approved(document, gateway, tenant)
     await _batched(document, gateway, stage)
     await _scheduled(document, gateway)
     await _conversed(document, gateway)
     await _administered(document, client)
     assert document.seen == document.successes()
+
+
+async def _approved(document: _Document, gateway: Running, tenant: Tenant) -> None:
+    task, route = await waiting(gateway, tenant), "/v1/tasks/{task_id}/approvals"
+    address = f"/v1/tasks/{task}/approvals"
+    document.check("/v1/tasks/{task_id}", await gateway.client.get(f"/v1/tasks/{task}", headers=tenant.headers))
+    document.check(route, await gateway.client.get(address, headers=tenant.headers))
+    body = {"call_id": "c1", "decision": "approve"}
+    document.check(route, await gateway.client.post(address, json=body, headers=tenant.headers))
+    document.check(route, await gateway.client.get(address, headers=tenant.headers))
 
 
 async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
@@ -127,6 +157,7 @@ async def _batched(document: _Document, gateway: Running, stage: Stage) -> None:
     cancel = await client.post(f"/v1/admin/tenants/{tenant.id}/cancel", json={"status": "queued"}, headers=_ADMIN)
     document.check("/v1/admin/tenants/{tenant_id}/cancel", cancel)
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=_ADMIN))
+    document.check("/v1/admin/proof", await client.get("/v1/admin/proof", headers=_ADMIN))
     emptied = f"/api/queues/{stage.name}/{lane('pro')}/contents"
     with full(stage, "pro", 5), stage.management() as broker:
 
@@ -177,8 +208,19 @@ async def _conversed(document: _Document, gateway: Running) -> None:
     document.check(f"{own}/messages", await client.get(f"{address}/messages", headers=tenant.headers))
     document.check(own, await client.patch(address, json={"title": "Another"}, headers=tenant.headers))
     document.check(f"{own}/cancel", await client.post(f"{address}/cancel", headers=tenant.headers))
+    await _uploaded(document, client, tenant, conversation)
     document.check(own, await client.delete(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
+
+
+async def _uploaded(document: _Document, client: httpx2.AsyncClient, tenant: Tenant, conversation: UUID) -> None:
+    own, address = "/v1/conversations/{conversation_id}/documents", f"/v1/conversations/{conversation}/documents"
+    body, headers = {"name": "a.md", "content": "What AI is."}, tenant.headers | {"Idempotency-Key": "page"}
+    made = document.check(own, await client.post(address, json=body, headers=headers))
+    document.check(own, await client.post(address, json=body, headers=headers))
+    document.check(own, await client.get(address, headers=tenant.headers))
+    for one in (client.get, client.delete):
+        document.check(f"{own}/{{document_id}}", await one(made.headers["Location"], headers=tenant.headers))
 
 
 async def _administered(document: _Document, client: httpx2.AsyncClient) -> None:
@@ -251,7 +293,9 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
         document.check(route, await client.get(route.format(task_id="none"), headers=tenant.headers))
     for address in ("/v1/tasks?limit=0", "/v1/tasks?cursor=x", "/v1/usage?from=x"):
         document.check(address.partition("?")[0], await client.get(address, headers=tenant.headers))
+    await _refused_approvals(document, gateway, tenant)
     await _refused_of_many(document, gateway, tenant, state)
+    await _refused_uploads(document, client, tenant)
     tenants = "/v1/admin/tenants"
     document.check(tenants, await client.post(tenants, json={"name": "x"}, headers=_ADMIN))
     document.check(tenants, await client.post(tenants, json={"name": "x"}))
@@ -259,6 +303,26 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
     for key_id in ("none", "%00"):
         gone = await client.delete(f"/v1/admin/keys/{key_id}", headers=_ADMIN)
         document.check("/v1/admin/keys/{key_id}", gone)
+
+
+async def _refused_approvals(document: _Document, gateway: Running, tenant: Tenant) -> None:
+    task, route = await waiting(gateway, tenant), "/v1/tasks/{task_id}/approvals"
+    address, asked = f"/v1/tasks/{task}/approvals", {"call_id": "c1", "decision": "deny"}
+    await gateway.client.post(address, json=asked, headers=tenant.headers)
+    changes: list[tuple[dict[str, str], dict[str, str]]] = [
+        ({"decision": "approve"}, {}),
+        ({"call_id": "c2"}, {}),
+        ({"decision": "maybe"}, {}),
+        ({}, {"Content-Type": "text/plain"}),
+        ({"reason": "x" * 140_000}, {}),
+        ({}, {"Authorization": ""}),
+    ]
+    for body, more in changes:
+        document.check(route, await gateway.client.post(address, json=asked | body, headers=tenant.headers | more))
+    for nobody in ("none", str(uuid4())):
+        other = f"/v1/tasks/{nobody}/approvals"
+        document.check(route, await gateway.client.get(other, headers=tenant.headers))
+        document.check(route, await gateway.client.post(other, json=asked, headers=tenant.headers))
 
 
 async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant, state: Client) -> None:
@@ -295,6 +359,21 @@ async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant
     nobody = operators.format(tenant_id=uuid4())
     document.check(operators, await client.post(nobody, json={}, headers=_ADMIN))
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=tenant.headers))
+
+
+async def _refused_uploads(document: _Document, client: httpx2.AsyncClient, tenant: Tenant) -> None:
+    own, address = "/v1/conversations/{conversation_id}/documents", f"/v1/conversations/{uuid4()}/documents"
+    body = {"name": "a.md", "content": "What AI is."}
+    for refused, more in (
+        ({"name": ""}, {}),
+        (body, {"Idempotency-Key": "taken"}),
+        (body | {"content": "x"}, {"Idempotency-Key": "taken"}),
+        (body, {"Content-Type": "text/plain"}),
+        (body, {"Authorization": ""}),
+    ):
+        document.check(own, await client.post(address, json=refused, headers=tenant.headers | more))
+    for one in (client.get, client.delete):
+        document.check(f"{own}/{{document_id}}", await one(f"{address}/none", headers=tenant.headers))
 
 
 async def test_nothing_is_described_that_is_never_sent(document: _Document) -> None:

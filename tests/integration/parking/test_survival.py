@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent_worker.obstacles import Obstacle
 from agent_worker.providers.base import TextDelta, ToolCall
-from agent_worker.repository import Obstacle, SavedStep
+from agent_worker.repository import SavedStep
 from common.contracts import TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import StreamEvent

@@ -13,7 +13,6 @@ import aio_pika
 import asyncpg
 import httpx2
 import pytest
-from pydantic import SecretStr
 
 from common.contracts import Contract, TaskSubmitted
 from common.messaging.connection import Broker
@@ -31,7 +30,7 @@ from common.messaging.topology import (
     lane,
 )
 from common.postgres import Pool
-from common.settings import Health, Redis
+from common.settings import Health
 from persister.bootstrap import persister
 from persister.settings import PersisterSettings
 from tests.integration.persister.story import Story
@@ -45,9 +44,7 @@ async def _service(stage: Stage, port: int = 0) -> AsyncIterator[None]:
     settings = PersisterSettings(
         rabbit=stage.rabbit(PERSISTER),
         postgres=stage.postgres("laneway_persister"),
-        redis=Redis(
-            state_url=SecretStr(stage.servers.redis_state_url), cache_url=SecretStr(stage.servers.redis_cache_url)
-        ),
+        redis=stage.redis,
         health=Health(host="127.0.0.1", port=port),
     )
     async with persister(settings):

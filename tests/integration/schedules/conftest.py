@@ -44,5 +44,5 @@ async def sender(stage: Stage) -> AsyncIterator[RabbitPublisher]:
 
 @pytest.fixture
 async def state(stage: Stage) -> AsyncIterator[Client]:
-    async with redis.client(stage.servers.redis_state_url, timeout=2, connections=4) as client:
+    async with redis.client(stage.servers.redis_state_url, timeout=10, connections=4) as client:
         yield client

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from agent_worker.obstacles import Obstacle, Pause
 from agent_worker.pauses import Gate, PauseKeeper, killer, paused_tiers
-from agent_worker.repository import Obstacle, Pause
 from common.contracts import PausesChanged, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.tasks import InputMessage

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, ToolSpec, Turn
-from agent_worker.response_cache import Answer, fingerprint
-from agent_worker.runner import may_be_repeated
+from agent_worker.response_cache import Answer, fingerprint, may_be_repeated
 from agent_worker.tools.base import Tool, Toolbox
 from common.contracts import TaskSubmitted
 from common.contracts.base import now

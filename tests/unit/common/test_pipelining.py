@@ -40,7 +40,7 @@ async def test_an_error_that_nobody_foresaw_reaches_all_who_wait() -> None:
 
 
 async def test_nobody_waits_longer_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelining, "_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(pipelining, "_EXCHANGES", 0.0001)
     redis = Pipelined(_client(), 60.0)
     async with asyncio.timeout(5):
         with pytest.raises(CacheUnavailable, match="within"):

@@ -18,7 +18,7 @@ from common.settings import ServiceSettings
 from deploy.local import compose, stack
 from deploy.migrations.__main__ import MigrateSettings
 from deploy.seed import SeedSettings
-from gateway.limits import MAX_BODY
+from gateway.limits import MAX_BATCH_BODY, MAX_BODY, MAX_UPLOAD_BODY
 from gateway.settings import Settings as GatewaySettings
 from persister.settings import PersisterSettings
 
@@ -172,6 +172,11 @@ def test_a_worker_may_finish_its_runs_before_it_is_killed() -> None:
 def test_a_body_that_is_a_little_too_large_reaches_the_gateway() -> None:
     (kilobytes,) = re.findall(r"client_max_body_size (\d+)k;", (ROOT / "deploy/nginx/nginx.conf").read_text())
     assert MAX_BODY < int(kilobytes) * 1024 < 2 * MAX_BODY
+
+
+def test_what_may_be_larger_reaches_the_gateway() -> None:
+    (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", (ROOT / "deploy/nginx/nginx.conf").read_text())
+    assert max(MAX_BATCH_BODY, MAX_UPLOAD_BODY) < int(megabytes) * 1024 * 1024
 
 
 def test_the_shown_definitions_are_those_that_the_job_applies(tmp_path: Path) -> None:

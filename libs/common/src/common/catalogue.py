@@ -83,6 +83,18 @@ class AutoRule(_Entry):
         return self.longer_than is None and self.tools is None and not self.keywords
 
 
+class Approvals(_Entry):
+    """Which tool calls of an agent wait for a person, and what becomes of those that nobody decides on."""
+
+    tools: tuple[str, ...] | Literal["side_effects"] = Field(
+        default=(), description="by name, or all that have side effects; besides those that are always to be approved"
+    )
+    timeout_seconds: float = Field(default=24 * 3600, gt=0, le=30 * 24 * 3600, description="for a decision")
+    on_timeout: Literal["deny", "approve", "expire"] = Field(
+        default="deny", description="what is then done: the calls are denied or approved, or the run ends as expired"
+    )
+
+
 class Agent(_Entry):
     """A named way to run a task."""
 
@@ -91,6 +103,7 @@ class Agent(_Entry):
     system: str
     model: str
     tools: tuple[str, ...] = ()
+    approvals: Approvals = Approvals()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
     max_run_tokens: int | None = Field(

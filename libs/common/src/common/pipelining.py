@@ -25,8 +25,8 @@ from common.redis import Client, reporting
 _log = structlog.get_logger(__name__)
 _BATCH = 200
 _WAITING = 10_000
-# For a command and all that waits before it.
-_ANSWER_SECONDS = 1.5
+# For a command and all that waits before it, in time-outs of one exchange.
+_EXCHANGES = 3
 # After a failure no other script waits for the same time-out: one in this many seconds finds out for all.
 _PAUSE_SECONDS = 0.5
 
@@ -99,10 +99,10 @@ class Pipelined:
         if self._flushing is None or self._flushing.done():
             self._flushing = loop.create_task(self._flush(), name="redis.flush")
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(_EXCHANGES * self._timeout):
                 return [await call.answer for call in calls]
         except TimeoutError as error:
-            raise CacheUnavailable(f"Redis did not answer within {_ANSWER_SECONDS} s") from error
+            raise CacheUnavailable(f"Redis did not answer within {_EXCHANGES * self._timeout} s") from error
         finally:
             for call in calls:
                 _forget(call.answer)

@@ -72,7 +72,7 @@ async def until_available(action: Callable[[], Awaitable[T]]) -> T:
 
 
 class RunAccounts:
-    """The `Calls` of one run (see `agent_worker.loop`)."""
+    """The `Calls` of one run (see `agent_worker.calls`)."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class RunAccounts:
         self._model: Model | None = None
         self._reservation = Reservation(0.0)
         self._held: UUID | None = None
-        self.used = checkpoint.usage
+        self.used = checkpoint.used
         """What the finished steps and this acquisition's calls used, those that were cut included."""
 
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:

@@ -40,7 +40,9 @@ from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
-from agent_worker.tools.builtin import builtin_tools, toolboxes
+from agent_worker.tool_records import ToolRecords
+from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.offered import offered
 from common import postgres, redis
 from common.catalogue import load_catalogue
 from common.contracts import Contract
@@ -65,9 +67,10 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
         slots = Slots(settings.slots, served_tiers(settings.lanes, catalogue.tiers))
-        boxes = toolboxes(catalogue, builtin_tools())
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
         await check_prices(pool, settings.postgres.timeout, catalogue)
+        tool_records = ToolRecords(pool, settings.postgres.timeout)
+        boxes = toolboxes(catalogue, await stack.enter_async_context(offered(settings, tool_records)))
         state = await stack.enter_async_context(
             redis.client(
                 settings.redis.state_url.get_secret_value(),
@@ -91,6 +94,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             worker=worker_name(),
             staffing=staffing,
             toolboxes=boxes,
+            tool_records=tool_records,
             repository=repository,
             publisher=publish,
             writer=writer,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from agent_worker.happenings import Step
+from agent_worker.proposals import Proposal, state_of, step_from
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
 from common.contracts.events import EventId
@@ -16,10 +16,12 @@ from common.contracts.usage import Usage
 class Checkpoint:
     """The finished steps of a run: those that are stored, and the one that is stored with the next model call."""
 
-    def __init__(self, steps: Iterable[SavedStep] = ()) -> None:
+    def __init__(self, steps: Iterable[SavedStep] = (), proposal: Proposal | None = None) -> None:
         self.unsaved: SavedStep | None = None
+        self.proposal = proposal
+        """The step after those, where its model has said what it wants, and people were to approve it."""
         self._stored = list(steps)
-        self._steps = [_step(saved) for saved in self._stored]
+        self._steps = [step_from(saved.number, saved.state) for saved in self._stored]
 
     @property
     def next_step(self) -> int:
@@ -47,19 +49,28 @@ class Checkpoint:
         return sum((step.usage for step in self._steps), Usage())
 
     @property
+    def used(self) -> Usage:
+        """What the run has used: its finished steps, and the one that waited."""
+        return self.usage + (self.proposal.step.usage if self.proposal is not None else Usage())
+
+    @property
     def stands_until(self) -> EventId | None:
         """The last event that still stands when the run is taken up from here."""
+        if self.proposal is not None:
+            return self.proposal.stands_until
         return EventId(self._stored[-1].fence, self._stored[-1].last_seq) if self._stored else None
 
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
-        """How the finished steps changed their model."""
-        return tuple(fallback for step in self._steps for fallback in step.fallbacks)
+        """How the finished steps, and the one that waited, changed their model."""
+        steps = [*self._steps, self.proposal.step] if self.proposal is not None else self._steps
+        return tuple(fallback for step in steps for fallback in step.fallbacks)
 
     def add(self, step: Step, stands_until: EventId) -> None:
         """A step is finished, and its events are durable."""
         self._steps.append(step)
-        self.unsaved = SavedStep(step.number, stands_until.fence, stands_until.seq, _state(step))
+        self.proposal = None
+        self.unsaved = SavedStep(step.number, stands_until.fence, stands_until.seq, state_of(step))
 
     def saved(self) -> None:
         """The step that was unsaved is stored."""
@@ -76,17 +87,3 @@ class Checkpoint:
 def _sent_back(step: Step) -> bool:
     """Only then it is we who speak last, in the user's place."""
     return bool(step.turns) and step.turns[-1].role == "user"
-
-
-def _state(step: Step) -> dict[str, Any]:
-    return {
-        "turns": [{"role": turn.role, "content": list(turn.content)} for turn in step.turns],
-        "usage": step.usage.model_dump(),
-        "fallbacks": [fallback.model_dump() for fallback in step.fallbacks],
-    }
-
-
-def _step(saved: SavedStep) -> Step:
-    turns = tuple(Turn(turn["role"], tuple(turn["content"])) for turn in saved.state["turns"])
-    fallbacks = tuple(Fallback.model_validate(one) for one in saved.state.get("fallbacks", ()))
-    return Step(saved.number, turns, Usage.model_validate(saved.state["usage"]), fallbacks)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_worker.accounts import BudgetExceededError, UnpricedModelError
+from agent_worker.approved import ApprovalExpiredError
 from agent_worker.happenings import LimitReachedError, ResponseMismatchError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
@@ -41,6 +42,7 @@ class Ending:
         return self.step is not None and self.step.usage.cached_calls > 0
 
 
+APPROVAL_EXPIRED = RunError(type="approval_expired", message=str(ApprovalExpiredError()))
 CANCELLED = Ending("cancelled", error=RunError(type="cancelled", message="the task was cancelled"))
 
 

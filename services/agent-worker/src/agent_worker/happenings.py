@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent_worker.providers.base import ProviderError, StopReason, ToolCall, Turn
 from agent_worker.resilience.closing import Limit
@@ -133,6 +134,22 @@ class Repairing:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposed:
+    """The model asks for tools that a person is to approve: nothing is done of them before. The last of the loop."""
+
+    step: Step
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was proposed is decided, and goes on."""
+
+    step: int
+    approvals: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepEnded:
     """The step is complete; another follows."""
 
@@ -159,6 +176,8 @@ Happening = (
     | FellBack
     | WrappingUp
     | Repairing
+    | Proposed
+    | Decided
     | StepEnded
     | Answered
 )

@@ -1,8 +1,9 @@
 """The agent loop: ask the model, run the tools it asks for, repeat until it ends its turn.
 
-An async generator of what happens. It knows nothing of brokers, databases or HTTP: before each model call it asks
-`Calls` for leave, which checks the fence, saves the step before, and takes the money hold; after each it reports what
-the call used. It may be cancelled at any await; what a call used until it was cut is reported all the same.
+An async generator of what happens, which also ends where people are to approve what the model wants. It knows nothing
+of brokers, databases or HTTP: before each model call it asks `Calls` for leave, which checks the fence, saves the step
+before, and takes the money hold; after each it reports what the call used. It may be cancelled at any await; what a
+call used until it was cut is reported all the same.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
+from agent_worker.approved import Approved
+from agent_worker.calls import Calls
 from agent_worker.cutting import undisturbed
 from agent_worker.happenings import (
     Answered,
     CallUsed,
+    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
     LimitReachedError,
+    Proposed,
     Repairing,
     ResponseMismatchError,
     Retrying,
@@ -37,9 +43,8 @@ from agent_worker.happenings import (
 )
 from agent_worker.history import History
 from agent_worker.metering import settle_meter
-from agent_worker.plan import Calls, Plan
+from agent_worker.plan import Plan
 from agent_worker.providers.base import (
-    NO_ATTEMPT,
     CallMeter,
     ModelRequest,
     Piece,
@@ -49,11 +54,11 @@ from agent_worker.providers.base import (
     Turn,
 )
 from agent_worker.resilience.chain import Chain, Served
-from agent_worker.resilience.closing import REPAIR, WRAP_UP, Limit
+from agent_worker.resilience.closing import REPAIR, Limit
 from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.response_cache import Answer
 from agent_worker.sizes import overhead, text_bytes, tokens_of
-from agent_worker.tools.base import Toolbox, ToolResult
+from agent_worker.tools.base import Toolbox
 from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
 from common.contracts.usage import Usage
 
@@ -66,7 +71,7 @@ class AgentLoop:
         self._chain = Chain(plan.models)
         self._retries = 0
         self._last = False
-        self._tools = tools
+        self.tools = tools
         self._calls = calls
         self._retry = retry
         self._random = random.Random()  # noqa: S311 - jitter
@@ -76,15 +81,10 @@ class AgentLoop:
         """The model that is asked now."""
         return self._chain.serving
 
-    @property
-    def _system(self) -> str:
-        """The system prompt of this step."""
-        return "\n\n".join(filter(None, (self._plan.system, WRAP_UP))) if self._last else self._plan.system
-
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
-        served = self.serving
-        said = text_bytes(self._system, turns) + overhead(turns, self._tools, self._plan.schema)
+        served, instructions = self.serving, self._request(turns).instructions
+        said = text_bytes(instructions, turns) + overhead(turns, self.tools, self._plan.schema)
         return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
@@ -94,43 +94,54 @@ class AgentLoop:
         history: History | None = None,
         used: Usage | None = None,
         passed: float = 0.0,
+        approved: Approved | None = None,
         repaired: bool = False,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        The steps before have used so much, and so many seconds have passed. Raises `ProviderError` where the models
-        failed for good, `LimitReachedError`, `ResponseMismatchError`, and what `Calls` raises.
+        The steps before have used so much, and so many seconds have passed. A first step that waited for approval is
+        gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises `ProviderError` where the models
+        failed for good, `LimitReachedError`, `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` raises.
         """
         self._history, self._told, self._repaired = self._shown(history or History()), 0, repaired
         began, total = monotonic() - passed, used or Usage()
         for number in itertools.count(first_step):
-            limit = self._plan.limits.reached(number, total, monotonic() - began)
-            self._last = limit is not None and bool(self._tools.specs)
-            if limit is not None and self._last:
-                yield WrappingUp(number, limit)
-            pieces: list[Piece] = []
-            tally = Tally()
-            async with aclosing(self._ask(number, turns, pieces)) as happenings:
+            if approved is not None and number == approved.step.number:
+                doing = self._go_on(approved)
+            else:
+                doing = self._step(number, turns, self._plan.limits.reached(number, total, monotonic() - began))
+            async with aclosing(doing) as happenings:
                 async for happening in happenings:
-                    tally.note(happening)
                     yield happening
-            total = total + tally.usage
-            calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
-            if limit is not None or not calls:
-                end = self._checked(self._answer(number, pieces, limit, tally))
-                yield end
-                if isinstance(end, Answered):
-                    return
-                turns = (*turns, *end.step.turns)
+                    if isinstance(happening, StepEnded):
+                        turns, total = (*turns, *happening.step.turns), total + happening.step.usage
+                    elif isinstance(happening, Answered | Proposed):
+                        return
+
+    async def _step(self, number: int, turns: tuple[Turn, ...], limit: Limit | None) -> AsyncGenerator[Happening, None]:
+        self._last = limit is not None and bool(self.tools.specs)
+        if limit is not None and self._last:
+            yield WrappingUp(number, limit)
+        pieces: list[Piece] = []
+        tally = Tally()
+        async with aclosing(self._ask(number, turns, pieces)) as happenings:
+            async for happening in happenings:
+                tally.note(happening)
+                yield happening
+        calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+        if limit is not None or not calls:
+            end = self._checked(self._answer(number, pieces, limit, tally))
+            yield end
+            if isinstance(end, Repairing):
                 yield StepEnded(end.step)
-                continue
-            results: list[ToolResult] = []
-            async with aclosing(self._use(calls, results)) as happenings:
-                async for happening in happenings:
-                    yield happening
-            step = Step(number, (assistant_turn(pieces), tool_turn(results)), tally.usage, tally.fallbacks)
-            turns = (*turns, *step.turns)
-            yield StepEnded(step)
+            return
+        step = Step(number, (assistant_turn(pieces),), tally.usage, tally.fallbacks)
+        if any(map(self.tools.asks, calls)):
+            yield Proposed(step, tuple(calls))
+            return
+        async with aclosing(self._use(step, calls)) as happenings:
+            async for happening in happenings:
+                yield happening
 
     def _answer(self, number: int, pieces: list[Piece], limit: Limit | None, tally: Tally) -> Answered:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
@@ -143,7 +154,7 @@ class AgentLoop:
 
     def _checked(self, answered: Answered) -> Answered | Repairing:
         """The answer; or, once, the step in which one that does not match is asked for anew."""
-        problem = self._plan.form.problem(answered.text) if self._plan.form is not None else None
+        problem = self._plan.problem(answered.text)
         if problem is None:
             return answered
         if self._repaired or answered.stop_reason == "refusal":
@@ -152,15 +163,26 @@ class AgentLoop:
         turns = (*answered.step.turns, user_turn(REPAIR.format(problem)))
         return Repairing(replace(answered.step, turns=turns), problem)
 
-    async def _use(self, calls: list[ToolCall], results: list[ToolResult]) -> AsyncGenerator[Happening, None]:
-        for call in calls:
-            yield ToolStarted(call)
-        results += await asyncio.gather(*(self._tools.run(call) for call in calls))
+    async def _go_on(self, approved: Approved) -> AsyncGenerator[Happening, None]:
+        await approved.begin()
+        yield Decided(approved.step.number, approved.rulings)
+        async with aclosing(self._use(approved.step, approved.calls, approved)) as happenings:
+            async for happening in happenings:
+                yield happening
+
+    async def _use(
+        self, step: Step, calls: Sequence[ToolCall], approved: Approved | None = None
+    ) -> AsyncGenerator[Happening, None]:
+        for index, call in enumerate(calls):
+            if approved is None or approved.makes(index):
+                yield ToolStarted(call)
+        results = await self.tools.run_all(calls, partial(approved.run, tools=self.tools) if approved else None)
         for result in results:
             yield ToolEnded(result)
+        yield StepEnded(replace(step, turns=(*step.turns, tool_turn(results))))
 
     def _shown(self, history: History) -> History:
-        return history if self._tools.specs else history.without_tools()
+        return history if self.tools.specs else history.without_tools()
 
     def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
         """Let go what the model's window has no room for; told where that is more than before."""
@@ -212,13 +234,8 @@ class AgentLoop:
                     pieces.append(piece)
                     if isinstance(piece, TextDelta):
                         yield Token(piece.text)
-            if answer is None and self._fit_to_keep(pieces):
+            if answer is None and self._plan.may_keep(pieces):
                 await place.keep(pieces, meter)
-
-    def _fit_to_keep(self, pieces: list[Piece]) -> bool:
-        """An answer that is to be asked for anew is not to be found again."""
-        calls = any(isinstance(piece, ToolCall) for piece in pieces)
-        return calls or self._plan.form is None or self._plan.form.problem(text_of(pieces)) is None
 
     async def _known(self, step: int, answer: Answer, meter: CallMeter) -> AsyncGenerator[Piece, None]:
         """What another call said to the same request."""
@@ -244,19 +261,7 @@ class AgentLoop:
 
     def _request(self, turns: tuple[Turn, ...]) -> ModelRequest:
         """The call, before it has leave."""
-        served, plan = self.serving, self._plan
-        return ModelRequest(
-            served.model.name,
-            plan.system,
-            turns,
-            self._tools.specs,
-            served.max_output_tokens,
-            plan.temperature,
-            NO_ATTEMPT,
-            use_tools=not self._last,
-            closing=WRAP_UP if self._last else "",
-            response_schema=plan.schema,
-        )
+        return self._plan.request(self.serving, turns, self.tools, last=self._last)
 
     async def _call(self, step: int, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
         served = self.serving
@@ -277,7 +282,7 @@ class AgentLoop:
         self, step: int, served: Served, request: ModelRequest, meter: CallMeter
     ) -> AsyncGenerator[Piece, None]:
         text = text_bytes(request.instructions, request.turns)
-        bound = min(served.model.window, text + overhead(request.turns, self._tools, request.response_schema))
+        bound = min(served.model.window, text + overhead(request.turns, self.tools, request.response_schema))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True

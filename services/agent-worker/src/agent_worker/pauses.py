@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from agent_worker.repository import Obstacle, Pause
+from agent_worker.obstacles import Obstacle, Pause
 from common.contracts import Contract, PausesChanged, TaskSubmitted
 from common.errors import BrokerUnavailable, StoreUnavailable
 

@@ -1,36 +1,18 @@
-"""What the agent loop is given: how a task is run, and who gives leave for its calls."""
+"""How a task is run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-from uuid import UUID
+from typing import Any
 
-from agent_worker.providers.base import CallMeter, RateLimits
+from agent_worker.providers.base import NO_ATTEMPT, ModelRequest, Piece, ToolCall, Turn
 from agent_worker.resilience.chain import Served
-from agent_worker.resilience.closing import RunLimits
+from agent_worker.resilience.closing import WRAP_UP, RunLimits
 from agent_worker.response_cache import NO_CACHE, ResponseCache
+from agent_worker.tools.base import Toolbox
+from agent_worker.turns import text_of
 from common.answer_schema import AnswerForm
-
-
-class Calls(Protocol):
-    """The leave to make a model call, and the account of it."""
-
-    async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
-        """Take leave for one call of that model; the attempt's id. Raises what ends the run where there is none.
-
-        The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
-        """
-
-    async def begin_known(self, step: int, served: Served) -> None:
-        """Take leave to go on with an answer that is known: no call is made, and nothing held. Raises as `begin`."""
-
-    def heard(self, limits: RateLimits) -> None:
-        """The provider begins to answer, and said this of its limits."""
-
-    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way. A cancellation waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +32,26 @@ class Plan:
     def schema(self) -> Mapping[str, Any] | None:
         """Of the form."""
         return self.form.schema if self.form is not None else None
+
+    def request(self, served: Served, turns: tuple[Turn, ...], tools: Toolbox, *, last: bool) -> ModelRequest:
+        """A call of that model, before it has leave; the last one is told so."""
+        return ModelRequest(
+            served.model.name,
+            self.system,
+            turns,
+            tools.specs,
+            served.max_output_tokens,
+            self.temperature,
+            NO_ATTEMPT,
+            use_tools=not last,
+            closing=WRAP_UP if last else "",
+            response_schema=self.schema,
+        )
+
+    def problem(self, text: str) -> str | None:
+        """What is wrong with this answer; None: it has the form that it is to have, if any."""
+        return self.form.problem(text) if self.form is not None else None
+
+    def may_keep(self, pieces: list[Piece]) -> bool:
+        """Whether this may be found again: not an answer that is to be asked for anew."""
+        return any(isinstance(piece, ToolCall) for piece in pieces) or self.problem(text_of(pieces)) is None

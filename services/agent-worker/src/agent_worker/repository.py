@@ -18,6 +18,8 @@ from asyncpg import Record
 
 from agent_worker.batching import Batched
 from agent_worker.history import Exchange, History
+from agent_worker.obstacles import Obstacle, Pause
+from agent_worker.proposals import Proposal, document_of, proposal_from
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -42,7 +44,9 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[
 _HISTORY = "SELECT number, messages FROM runtime.history($1, $2)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
-_PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+_PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_BEGIN_APPROVED = "SELECT runtime.begin_approved($1, $2, $3)"
+_NOTE_RESULT = "SELECT runtime.note_result($1, $2, $3, $4, $5)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,38 +82,8 @@ class Acquisition:
     """Why the run, which was acquired, is to be ended at once: its conversation's rules."""
     interrupted: tuple[UUID, ...] = ()
     """Runs of its conversation that were cancelled for one that is parked, and that are to be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """What a run waits for without a slot: a reason, what exactly, and until when where that is known."""
-
-    reason: str
-    key: str = ""
-    wake_at: datetime | None = None
-
-    def told(self) -> dict[str, Any]:
-        """What the stream says of it: the data of an event `status`, as `runtime.put_aside` makes it too."""
-        return {"status": "parked", "reason": self.reason, "key": self.key or None, "until": self.wake_at}
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """One row of `runtime.pauses`."""
-
-    scope: str
-    name: str
-    kill: bool
-
-    @property
-    def obstacle(self) -> Obstacle:
-        """What a task that it names waits for."""
-        return Obstacle("paused", f"{self.scope}:{self.name}")
-
-    def holds(self, task: TaskSubmitted) -> bool:
-        """Whether the task is one of those that it names."""
-        names = {"everything": "", "tier": task.tier, "tenant": str(task.tenant_id), "agent": task.agent}
-        return names.get(self.scope) == self.name
+    proposal: Proposal | None = None
+    """The step that the run goes on with, where it waited for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +233,23 @@ class RunRepository:
         """
         waiting = (obstacle.reason, obstacle.key, obstacle.wake_at, task.encode())
         event = [told.model_dump(mode="json", exclude={"fence"})]
+        proposal = None if obstacle.proposal is None else document_of(obstacle.proposal, told.id)
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            return bool(await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved)))
+            return bool(
+                await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved), proposal)
+            )
+
+    async def begin_approved(self, task_id: UUID, fence: int, step: int) -> dict[int, dict[str, Any] | None] | None:
+        """Note that the approved calls of a step will be made; what is known of those that are begun already, by their
+        place. None where another has the fence."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            begun = await connection.fetchval(_BEGIN_APPROVED, task_id, fence, step)
+        return None if begun is None else {call["index"]: call["result"] for call in begun}
+
+    async def note_result(self, task_id: UUID, fence: int, step: int, index: int, result: dict[str, Any]) -> None:
+        """What an approved call has come to."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            await connection.execute(_NOTE_RESULT, task_id, fence, step, index, result)
 
     async def pauses(self) -> frozenset[Pause]:
         """What operators have paused."""
@@ -286,7 +275,9 @@ def _acquisition(row: Record) -> Acquisition:
     steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
     told = tuple(StreamEvent(fence=row["fence"], **event) for event in row["told"] or ())
     interrupted = tuple(row["interrupted"] or ())
-    return Acquisition(**{**dict(row), "steps": steps, "told": told, "interrupted": interrupted})
+    proposal = None if row["proposal"] is None else proposal_from(row["proposal"])
+    read = {"steps": steps, "told": told, "interrupted": interrupted, "proposal": proposal}
+    return Acquisition(**{**dict(row), **read})
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

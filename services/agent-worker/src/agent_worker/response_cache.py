@@ -26,6 +26,7 @@ from agent_worker.providers.base import (
     TextDelta,
     ToolCall,
 )
+from agent_worker.tools.base import Toolbox
 from common.contracts import TaskSubmitted
 from common.contracts.usage import Usage
 from common.errors import CacheUnavailable
@@ -167,6 +168,14 @@ class _Tenants:
             yield place
         finally:
             await place.leave()
+
+
+def may_be_repeated(task: TaskSubmitted, temperature: float | None, tools: Toolbox) -> bool:
+    """Whether a model's answer may stand for another: nothing was left to chance, and nothing is done by it.
+
+    What belongs to a conversation is deleted with it, so no copy of it is kept.
+    """
+    return temperature == 0 and not tools.side_effects and not task.no_store and task.conversation_id is None
 
 
 def fingerprint(request: ModelRequest) -> str:

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from enum import Enum
 
 import structlog
 
 from agent_worker import conversing
 from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
 from agent_worker.acquired import Acquired
+from agent_worker.approved import ApprovalExpiredError
+from agent_worker.awaiting_approval import ApprovalNeededError, RunIntents, approved_of, proposal_of
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
-from agent_worker.endings import CANCELLED, FAILURES, Ending, done_data, run_error
+from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.happenings import Answered, FellBack, Happening, Repairing, Retrying, Step, StepEnded, Token
+from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Repairing, Retrying, Step, StepEnded, Token
 from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
+from agent_worker.obstacles import Obstacle
 from agent_worker.progress import RunLog
-from agent_worker.repository import Obstacle, RunRepository
+from agent_worker.repository import RunRepository
+from agent_worker.stopping import StopReason
 from agent_worker.telling import event_of
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
-from common.contracts.runs import Fallback, Routing, RunError
+from common.contracts.runs import Fallback, Routing, RunError, TerminalStatus
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import EVENTS
@@ -38,16 +41,6 @@ _log = structlog.get_logger(__name__)
 # A broker message holds a MiB: a step that has more to say is made durable in parts.
 _DURABLE_AT_BYTES = 128 * 1024
 _GIVE_BACK_SECONDS = 3.0
-
-
-class StopReason(Enum):
-    """Why a run is stopped from outside."""
-
-    CANCELLED = "its cancel was asked for"
-    LOST = "another worker has it"
-    DRAINING = "this worker stops"
-    PARKED = "it is to wait without a slot"
-    TIMED_OUT = "its time is up"
 
 
 class Run:
@@ -145,6 +138,8 @@ class Run:
             self._stop_reason = StopReason.CANCELLED
         except RunLostError:
             self._stop_reason = StopReason.LOST
+        except ApprovalNeededError as needed:
+            self.park(needed.obstacle)
         return None
 
     def _begin(self) -> None:
@@ -162,12 +157,14 @@ class Run:
     async def _work(self) -> Ending:
         try:
             return await self._loop_through()
+        except ApprovalExpiredError:
+            return self._failed(APPROVAL_EXPIRED, "expired")
         except FAILURES as error:
             return self._failed(run_error(error, self._model))
 
-    def _failed(self, error: RunError) -> Ending:
+    def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
         self.log.emit("error", error.model_dump())
-        return Ending("failed", error=error)
+        return Ending(status, error=error)
 
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
@@ -175,11 +172,16 @@ class Run:
         checkpoint = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *checkpoint.turns)
-        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed, checkpoint.repaired)
+        approved = approved_of(checkpoint, RunIntents(self._repository, self.task.task_id, self.fence))
+        happenings = self._loop.run(
+            turns, checkpoint.next_step, history, checkpoint.usage, passed, approved, checkpoint.repaired
+        )
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
                     return Ending("completed", happening.step, happening.text, happening.stop_reason)
+                if isinstance(happening, Proposed):
+                    raise ApprovalNeededError(proposal_of(happening, self._loop.tools))
                 await self._observe(happening)
                 if self.log.bytes_not_durable > _DURABLE_AT_BYTES:
                     await undisturbed(self._make_durable())

@@ -18,15 +18,18 @@ from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop
 from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
+from agent_worker.reports import Reports
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
-from agent_worker.response_cache import NO_CACHE, Responses
+from agent_worker.response_cache import NO_CACHE, Responses, may_be_repeated
 from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
+from agent_worker.tool_records import ToolRecords
 from agent_worker.tools.base import Toolbox
+from agent_worker.tools.context import ToolContext
 from common import batches, streams
 from common.admission import release
 from common.answer_schema import AnswerForm
@@ -60,6 +63,7 @@ class Equipment:
     worker: str
     staffing: Staffing
     toolboxes: Mapping[str, Toolbox]
+    tool_records: ToolRecords
     repository: RunRepository
     publisher: Publisher
     writer: StreamWriter
@@ -178,7 +182,7 @@ class Runner:
         self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
     ) -> RunFinished | Disposition:
         status, error = refusal
-        checkpoint = Checkpoint(found.steps)
+        checkpoint = Checkpoint(found.steps, found.proposal)
         if found.fence > 1:
             stands = checkpoint.stands_until
             log.emit("reset", {"after": str(stands) if stands else None, "reason": "taken over"})
@@ -191,7 +195,7 @@ class Runner:
                 fence=found.fence,
                 status=status,
                 error=error,
-                usage=checkpoint.usage,
+                usage=checkpoint.used,
                 steps=checkpoint.next_step - 1,
                 attempts=found.attempts,
                 messages=checkpoint.messages(None),
@@ -211,7 +215,7 @@ class Runner:
         equipment, staffed = self._equipment, self._equipment.staffing.of(task)
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         agent = staffed.agent
-        checkpoint = Checkpoint(found.steps)
+        checkpoint = Checkpoint(found.steps, found.proposal)
         accounts = RunAccounts(
             task,
             found.fence,
@@ -234,7 +238,9 @@ class Runner:
             cache=equipment.responses.of(task) if may_be_repeated(task, temperature, box) else NO_CACHE,
             form=None if task.response_schema is None else AnswerForm(task.response_schema),
         )
-        agent_loop = AgentLoop(plan, box, accounts, equipment.retry)
+        reports = Reports(task.task_id, log, equipment.tool_records)
+        context = ToolContext(task.task_id, task.tenant_id, task.user_id, task.conversation_id, reports.tell)
+        agent_loop = AgentLoop(plan, box.within(context), accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(
             task,
@@ -279,14 +285,6 @@ class Runner:
         if task.batch is not None:
             with contextlib.suppress(CacheUnavailable):
                 await batches.ring(self._equipment.redis, task.tenant_id, task.batch.id)
-
-
-def may_be_repeated(task: TaskSubmitted, temperature: float | None, tools: Toolbox) -> bool:
-    """Whether a model's answer may stand for another: nothing was left to chance, and nothing is done by it.
-
-    What belongs to a conversation is deleted with it, so no copy of it is kept.
-    """
-    return temperature == 0 and not tools.side_effects and not task.no_store and task.conversation_id is None
 
 
 def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:

@@ -10,8 +10,9 @@ from typing import Annotated, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from agent_worker.tools.addresses import Network
 from common.messaging.topology import DELIVERY_LIMIT
-from common.settings import ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
+from common.settings import PREFIX, ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
 
 
 def _names(value: object) -> object:
@@ -19,6 +20,7 @@ def _names(value: object) -> object:
 
 
 LaneNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), Field(min_length=1)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_names)]
 
 
 class CatalogueFiles(BaseModel):
@@ -91,6 +93,11 @@ class WorkerSettings(ProviderSettings):
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )
+    tool_processes: int = Field(default=2, ge=1, le=1000, description="processes for tools that compute")
+    fetch_networks: Networks = Field(
+        default=(),
+        description="networks, separated by commas, that `fetch_url` may reach beside the public internet",
+    )
     simulated: bool = Field(default=False, description="the providers are a simulator: said in the log")
 
     @model_validator(mode="after")
@@ -103,3 +110,8 @@ class WorkerSettings(ProviderSettings):
 def worker_name() -> str:
     """Names this process in leases, logs and the management UI."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def environment_of_tools() -> dict[str, str]:
+    """What processes that compute for tools are told: where programs and modules are, and none of our secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -12,10 +12,12 @@ from uuid import UUID
 import structlog
 
 from agent_worker.metrics import RUNS_ENDED
+from agent_worker.obstacles import Obstacle
 from agent_worker.progress import RunLog
-from agent_worker.repository import Obstacle, RunRepository
-from agent_worker.run import Run, StopReason
+from agent_worker.repository import RunRepository
+from agent_worker.run import Run
 from agent_worker.runner import Runner
+from agent_worker.stopping import StopReason
 from agent_worker.telemetry import processing
 from common.contracts import CancelRequested, CancelsRequested, Contract, TaskSubmitted
 from common.errors import DecodeError, StoreUnavailable

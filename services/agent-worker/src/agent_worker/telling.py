@@ -7,6 +7,7 @@ from typing import Any
 
 from agent_worker.happenings import (
     CallUsed,
+    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
@@ -30,7 +31,7 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed() | WrappingUp() | SameAsked():
+        case HistoryTrimmed() | WrappingUp() | SameAsked() | Decided():
             return "status", {"status": "running", **asdict(happening)}
         case Repairing(step, problem):
             return "status", {"status": "running", "step": step.number, "repairing": problem}

@@ -1,13 +1,15 @@
-"""What a step of the loop adds to the conversation, made of what its model and its tools said."""
+"""Turns of the conversation, made of what a model said and of what its tools answered."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from agent_worker.providers.base import Block, Piece, TextDelta, ToolCall, Turn
 from agent_worker.tools.base import ToolResult
 
 
 def assistant_turn(pieces: list[Piece]) -> Turn:
-    """What the model said."""
+    """What a model said."""
     blocks: list[Block] = []
     text = text_of(pieces)
     if text.strip():  # a text of blanks, as models write before a tool call, is refused when it is sent back
@@ -21,12 +23,12 @@ def assistant_turn(pieces: list[Piece]) -> Turn:
 
 
 def text_of(pieces: list[Piece]) -> str:
-    """The text alone."""
+    """The words alone."""
     return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
 
 
-def tool_turn(results: list[ToolResult]) -> Turn:
-    """What the tools answered."""
+def tool_turn(results: Sequence[ToolResult]) -> Turn:
+    """What the tools answer."""
     return Turn(
         "tool",
         tuple(

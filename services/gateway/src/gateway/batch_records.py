@@ -43,6 +43,7 @@ SELECT q.place, {_STATUS} AS status, coalesce(t.started_at, r.started_at) AS sta
 FROM unnest($1::uuid[], $2::integer[]) q (task_id, place)
 LEFT JOIN history.tasks t ON t.task_id = q.task_id LEFT JOIN runtime.runs r ON r.task_id = q.task_id
 WHERE {_STATUS} NOT IN ('queued', 'parked') OR r.started_at IS NOT NULL
+ORDER BY q.place
 """  # noqa: S608 - made of constants
 _VIEWS = f"""{VIEW}, q.place
 FROM unnest($1::uuid[]) WITH ORDINALITY q (task_id, place)
@@ -136,7 +137,7 @@ class Batches:
         return row["charged"], row["unsettled"]
 
     async def moved(self, batch: Batch, places: Sequence[int]) -> list[Moved]:
-        """Those of the tasks that a worker has begun, or that have ended."""
+        """Those of the tasks that a worker has begun, or that have ended, in the order of the batch."""
         ids = [batch.task_ids[place] for place in places]
         rows = await self._rows(batch.tenant_id, _MOVED, ids, list(places))
         return [Moved(row["place"], row["status"], row["started_at"]) for row in rows]

@@ -22,6 +22,8 @@ from common.messaging.topology import GATEWAY
 from common.pipelining import Pipelined
 from gateway.admission import Admission
 from gateway.app import application
+from gateway.approval_records import Approvals
+from gateway.approving import Approving
 from gateway.background import Background
 from gateway.batch_admission import BatchAdmission
 from gateway.batch_publishing import BatchPublisher
@@ -44,17 +46,20 @@ from gateway.outstanding import Outstanding
 from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
 from gateway.principals import Principals
+from gateway.proof_records import SECONDS, Proofs
 from gateway.records import Records
-from gateway.routes import admin, cancels, conversations, pauses, streams, tasks, usage
+from gateway.routes import admin, approvals, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.proof import proving
 from gateway.routes.schedules import (
     changing_schedules,
     listing_schedules,
     making_schedules,
     reading_schedules,
 )
+from gateway.routes.uploads import reading_uploads, uploading
 from gateway.schedule_records import Schedules
 from gateway.scheduling import Scheduling
 from gateway.settings import Settings
@@ -62,6 +67,7 @@ from gateway.streams import Pace, Streams
 from gateway.submission import Submissions
 from gateway.tasks import Tasks
 from gateway.tracing import Tracing
+from gateway.upload_records import Uploads
 from gateway.usage import UsageReport
 
 # With the one that listens: as many connections to Redis as a gateway has, whatever it streams.
@@ -131,8 +137,10 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             metrics=metrics,
             tracing=tracing,
         )
-        schedules, invoices = Schedules(database), Invoices(database)
+        schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
+        approval_records = Approvals(database)
+        deciding = Approving(approval_records, store, records)
         lane_records = LaneRecords(database)
         lanes = Lanes(lane_records, partial(depth, broker), catalogue.tier_names)
         watching = asyncio.create_task(watch_forever(lanes, lane_records, metrics), name="lanes")
@@ -147,6 +155,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 tasks.reading(principals, store, records, lanes),
                 cancels.cancelling_many(principals, many),
                 tasks.cancelling(principals, cancellations),
+                approvals.approving(principals, deciding),
+                approvals.listing_approvals(principals, deciding, approval_records),
                 streams.following(principals, store, records, followed),
                 batches_routes.submitting_batches(batch_submissions),
                 batches_routes.reading_batches(principals, batches),
@@ -157,6 +167,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 listing_schedules(principals, schedules),
                 reading_schedules(principals, schedules),
                 *conversations.conversations(principals, Conversations(database), many),
+                uploading(principals, uploads),
+                reading_uploads(principals, uploads),
                 usage.reporting(principals, UsageReport(database)),
                 invoicing(principals, invoices),
                 invoices_of_tenants(administration, invoices),
@@ -164,6 +176,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),
                 showing_lanes(administration, lanes),
+                proving(administration, Proofs(Database(pool, SECONDS))),
                 admin.limits(administration, identities),
                 admin.users(administration, identities, catalogue.tier_names),
             ],

@@ -36,6 +36,10 @@ WHERE t.tenant_id = $1 AND t.conversation_id = $2 AND t.number >= $3 AND (t.numb
                   AND e.conversation_id = t.conversation_id AND e.as_of >= t.submitted_at)
 ORDER BY t.number, m.place LIMIT $5
 """
+_EXISTS = """
+SELECT EXISTS (SELECT FROM history.conversations WHERE conversation_id = $1)
+  OR EXISTS (SELECT FROM runtime.documents WHERE conversation_id = $1)
+"""
 _ENTITLE = "SELECT runtime.entitle($1, $2, $3)"
 _ERASE = "SELECT as_of, done_at FROM runtime.begin_erasure($1, $2, $3, $4, $5)"
 _ERASURE = "SELECT as_of, done_at FROM runtime.erasures WHERE conversation_id = $1 ORDER BY as_of DESC LIMIT 1"
@@ -58,6 +62,11 @@ class Conversations:
     async def find(self, tenant_id: UUID, conversation_id: UUID) -> Record | None:
         """The conversation, where it is recorded."""
         return await self._database.within(self._row(tenant_id, _ONE, conversation_id))
+
+    async def exists(self, tenant_id: UUID, conversation_id: UUID) -> bool:
+        """Whether there is anything of it to delete: a task that is recorded, or a document."""
+        row = await self._database.within(self._row(tenant_id, _EXISTS, conversation_id))
+        return bool(row and row[0])
 
     async def page(
         self, tenant_id: UUID, *, before: tuple[datetime, UUID] | None, user_id: str | None, limit: int

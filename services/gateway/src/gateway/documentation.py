@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.approval_documents import EXAMPLES as APPROVALS
+from gateway.approval_documents import ApprovalRequest
 from gateway.batch_documents import BatchSubmitted
 from gateway.batch_schemas import MOST_TASKS
 from gateway.documents import ProblemDocument, Submitted
@@ -13,8 +15,19 @@ from gateway.problems import KINDS, MEDIA_TYPE, Kind
 from gateway.schedule_schemas import CHANGES, ScheduleRequest
 from gateway.schedule_schemas import EXAMPLES as SCHEDULES
 from gateway.schemas import EXAMPLES, TaskRequest
+from gateway.upload_schemas import EXAMPLES as UPLOADS
+from gateway.upload_schemas import Upload
 
 _TASK_ID = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "1 to 200 printable ASCII characters",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+}
 
 
 def _header(description: str, kind: str = "string") -> dict[str, Any]:
@@ -81,13 +94,7 @@ def _example(kind: Kind) -> dict[str, Any]:
 
 def task_body() -> dict[str, Any]:
     """The `openapi_extra` of a route that reads a task request by itself."""
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "1 to 200 printable ASCII characters; the same key and body is the same task, for a day or more",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 200},
-    }
+    key = {**_KEY, "description": f"{_KEY['description']}; the same key and body is the same task, for a day or more"}
     cache = {
         "name": "Cache-Control",
         "in": "header",
@@ -157,6 +164,19 @@ def conversation_parameters() -> dict[str, Any]:
     return {"parameters": [{**_TASK_ID, "name": "conversation_id"}]}
 
 
+def document_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads the ids of a conversation and of a document by itself."""
+    return {"parameters": [{**_TASK_ID, "name": name} for name in ("conversation_id", "document_id")]}
+
+
+def upload_body() -> dict[str, Any]:
+    """The `openapi_extra` of the route that reads a document by itself."""
+    content = {"application/json": {"schema": _inlined(Upload), "examples": UPLOADS}}
+    key = {**_KEY, "description": f"{_KEY['description']}: the same key and body is the same document"}
+    parameters = [*conversation_parameters()["parameters"], key]
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
 def batch_stream_parameters() -> dict[str, Any]:
     """The `openapi_extra` of the route that streams a batch."""
     resume = "the id of the last event that was seen: it says what its client has been told"
@@ -201,6 +221,12 @@ def _resolved(node: Any, definitions: dict[str, Any]) -> Any:
             return _resolved(definitions[node["$ref"].rpartition("/")[2]], definitions)
         return {name: _resolved(value, definitions) for name, value in node.items()}
     return [_resolved(item, definitions) for item in node] if isinstance(node, list) else node
+
+
+def approval_body() -> dict[str, Any]:
+    """The `openapi_extra` of the route that reads a decision by itself."""
+    content = {"application/json": {"schema": _inlined(ApprovalRequest), "examples": APPROVALS}}
+    return task_parameters() | {"requestBody": {"required": True, "content": content}}
 
 
 def task_parameters() -> dict[str, Any]:

@@ -46,12 +46,31 @@ class TaskError(Document):
     message: str
 
 
+class WaitingCall(Document):
+    """A tool call that a person is to decide on."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+
+
 class Parked(Document):
     """What a task waits for, without taking up a slot."""
 
-    reason: str | None = Field(examples=["not_before", "running_cap", "concurrency_key", "conversation_busy"])
+    reason: str | None = Field(
+        examples=["not_before", "running_cap", "concurrency_key", "conversation_busy", "approval"]
+    )
     until: datetime | None = Field(description="when it goes on, where that is known")
     key: str | None = Field(description="what exactly it waits for, where the reason alone does not say it")
+    calls: list[WaitingCall] | None = Field(description="for the reason `approval`: what is still to be decided")
+
+
+class Progress(Document):
+    """How far the agent says it is."""
+
+    message: str = Field(examples=["Reading the third of five reports"])
+    percentage: float = Field(ge=0, le=100)
+    at: datetime
 
 
 class Routing(Document):
@@ -95,6 +114,7 @@ class Task(Document):
     duration_ms: int | None
     attempts: int
     parked: Parked | None = Field(description="why, while the status is `parked`")
+    progress: Progress | None = Field(description="as the agent last told it; null where it told nothing")
     model: str | None = Field(
         description="that answered, or was called last; before the end the one that was asked for"
     )
@@ -102,9 +122,7 @@ class Task(Document):
     fallbacks: list[Fallback] | None = Field(description="null until the task has ended")
     output: str | None
     parsed: Any = Field(description="the output's value, where the task had a `response_schema`; else null")
-    cached: bool | None = Field(
-        description="whether the output came from the response cache, and cost nothing; null until the task has ended"
-    )
+    cached: bool | None = Field(description="the output came from the response cache; null until the task has ended")
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")
     steps: int | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import problems
@@ -10,7 +12,11 @@ from gateway.problems import Problem, render
 
 MAX_BODY = 128 * 1024
 MAX_BATCH_BODY = 8 * 1024 * 1024
-_LARGER = {"/v1/batches": MAX_BATCH_BODY}
+MAX_UPLOAD_BODY = 6 * 1024 * 1024
+_LARGER = (
+    (re.compile(r"/v1/batches"), MAX_BATCH_BODY),
+    (re.compile(r"/v1/conversations/[^/]+/documents"), MAX_UPLOAD_BODY),
+)
 _SIMULATED = (b"x-laneway-simulated", b"true")
 
 
@@ -38,7 +44,7 @@ class Guard:
             await send(message)
 
         try:
-            limit = _LARGER.get(scope["path"], MAX_BODY)
+            limit = _limit(scope["path"])
             if _announced(scope) > limit:
                 await render(_too_large(limit), scope["path"])(scope, receive, sending)
                 return
@@ -65,6 +71,10 @@ class _Counting:
             if self._size > self._limit:
                 raise _too_large(self._limit)
         return message
+
+
+def _limit(path: str) -> int:
+    return next((larger for pattern, larger in _LARGER if pattern.fullmatch(path)), MAX_BODY)
 
 
 def _announced(scope: Scope) -> int:

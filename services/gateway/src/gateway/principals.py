@@ -10,6 +10,8 @@ from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from starlette.requests import Request
+
 from common.contracts import Contract, PrincipalsChanged
 from common.errors import StoreUnavailable
 from gateway import problems
@@ -146,6 +148,11 @@ class Principals:
 async def _own_tier(identities: Identities, user: tuple[UUID, str]) -> str:
     """Empty for a user without one, as most are: that is worth knowing as long as any other answer."""
     return await identities.user_tier(*user) or ""
+
+
+def key_name(request: Request) -> str:
+    """The public part of the key that a request was authenticated with, for what is kept of who did something."""
+    return f"key:{request.headers['authorization'].split('_')[1]}"
 
 
 def _bearer(authorization: str | None) -> ApiKey:

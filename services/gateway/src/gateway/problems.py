@@ -68,6 +68,15 @@ FORBIDDEN = Kind("forbidden", 403, "Forbidden", "The tier 'enterprise' is above 
 NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such task.")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "Method not allowed", "This address does not support DELETE.")
 CONFLICT = Kind("idempotency-conflict", 409, "Conflict", "This Idempotency-Key was used with another request.")
+NOT_WAITING = Kind(
+    "not-waiting", 409, "Not waiting for approval", "The task has ended as cancelled: nothing of it waits for approval."
+)
+ALREADY_DECIDED = Kind(
+    "already-decided",
+    409,
+    "Already decided",
+    "Somebody has decided otherwise: approve, by key:k1, at 2026-07-01.",
+)
 TOO_LARGE = Kind("too-large", 413, "Content too large", "The body is larger than 131072 bytes.")
 UNSUPPORTED_MEDIA = Kind(
     "unsupported-media-type",
@@ -95,8 +104,8 @@ LANE_FULL = Kind(
 )
 
 KINDS = (
-    UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, TOO_LARGE, UNSUPPORTED_MEDIA, INVALID,
-    RATE_LIMITED, TOO_MANY_OUTSTANDING, INTERNAL, UNAVAILABLE, LANE_FULL,
+    UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, NOT_WAITING, ALREADY_DECIDED, TOO_LARGE,
+    UNSUPPORTED_MEDIA, INVALID, RATE_LIMITED, TOO_MANY_OUTSTANDING, INTERNAL, UNAVAILABLE, LANE_FULL,
 )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def task_view(row: Record) -> dict[str, Any]:
         "duration_ms": _milliseconds(started, finished),
         "attempts": row["attempts"] or 0,
         "parked": _parked(row) if status == "parked" else None,
+        "progress": row["progress"],
         **ending,
         "cost_usd": plain(row["charged"]) if status in TERMINAL and not row["unsettled"] else None,
         "links": links(row["task_id"]),
@@ -51,7 +52,7 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
         return task_view(row) | {name: receipt[name] for name in ("created_at",) if name in receipt}
     blank = dict.fromkeys(
         (
-            "started_at", "finished_at", "duration_ms", "parked", "model", "routing", "fallbacks", "output",
+            "started_at", "finished_at", "duration_ms", "parked", "progress", "model", "routing", "fallbacks", "output",
             "parsed", "cached", "error", "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
@@ -65,7 +66,7 @@ def _status(row: Record) -> str:
 
 
 def _parked(row: Record) -> dict[str, Any]:
-    return {"reason": row["parked_reason"], "until": row["parked_until"], "key": row["parked_key"]}
+    return {name: row[f"parked_{name}"] for name in ("reason", "until", "key", "calls")}
 
 
 def _ending(row: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import uuid_utils.compat
 
 _TASKS = uuid5(NAMESPACE_URL, "laneway:task")
 _BATCHES = uuid5(NAMESPACE_URL, "laneway:batch")
+_DOCUMENTS = uuid5(NAMESPACE_URL, "laneway:document")
 _ATTEMPTS = uuid5(NAMESPACE_URL, "laneway:attempt")
 
 
@@ -29,6 +30,13 @@ def batch_id(tenant_id: UUID, idempotency_key: str | None) -> UUID:
 def batched_task_id(batch: UUID, index: int) -> UUID:
     """The task at a place of a batch: who knows the batch and its size knows all its tasks, recorded or not."""
     return uuid5(batch, str(index))
+
+
+def document_id(tenant_id: UUID, conversation_id: UUID, idempotency_key: str | None) -> UUID:
+    """As `task_id`, within one conversation."""
+    if idempotency_key is None:
+        return uuid_utils.compat.uuid7()
+    return uuid5(_DOCUMENTS, f"{tenant_id}:{conversation_id}:{idempotency_key}")
 
 
 def attempt_id(task: UUID, step: int, call: int) -> UUID:

@@ -1,25 +1,34 @@
-"""A tool: a typed function, its schema taken from its signature, run within a deadline and an output limit."""
+"""A tool: a typed function, its schema taken from its signature, run within a deadline and an output limit.
+
+An async function runs in the worker's own loop. A plain one computes, and does so in a process of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import structlog
-from pydantic import TypeAdapter, ValidationError, create_model
-from pydantic.fields import FieldInfo
 
 from agent_worker.providers.base import ToolCall, ToolSpec
+from agent_worker.tools.context import ToolContext
+from agent_worker.tools.processes import Computing, address_of
+from agent_worker.tools.signature import Signature, ToolError
+from common.catalogue import Approvals
+from common.errors import ConfigurationError
+
+__all__ = ["Tool", "ToolContext", "ToolError", "ToolResult", "Toolbox"]
 
 _log = structlog.get_logger(__name__)
 _OUTPUT_LIMIT = 32_000
-
-
-class ToolError(Exception):
-    """The tool's own word, for the model, on why it could not do what was asked."""
+# What both providers take.
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# A step's results together are to fit into a model's window, and into what a run may hold in memory.
+_MOST_CALLS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,74 +43,161 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that models may call. `side_effect` says that running it twice does harm."""
+    """A function that models may call. `side_effect` says that running it twice does harm, `ask` that a person is to
+    approve each call, whatever the agent."""
 
     spec: ToolSpec
-    function: Callable[..., Awaitable[object]]
-    arguments: TypeAdapter[Any]
+    function: Callable[..., object]
+    signature: Signature
     timeout: float
     side_effect: bool
+    ask: bool
+    output_limit: int
+    computing: Computing | None = None
+    """Where a plain function computes."""
 
     @classmethod
     def of(
-        cls, function: Callable[..., Awaitable[object]], *, timeout: float = 10.0, side_effect: bool = False
+        cls,
+        function: Callable[..., object],
+        *,
+        name: str | None = None,
+        timeout: float = 10.0,
+        side_effect: bool = False,
+        ask: bool = False,
+        output_limit: int = _OUTPUT_LIMIT,
     ) -> Tool:
-        """A tool from an annotated async function; its docstring tells the model what it does."""
-        fields: dict[str, tuple[Any, FieldInfo | object]] = {
-            name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        }
-        model = create_model(function.__name__, __config__={"extra": "forbid"}, **fields)  # type: ignore[call-overload]
-        schema = model.model_json_schema()
-        schema.pop("title", None)
-        spec = ToolSpec(function.__name__, inspect.cleandoc(function.__doc__ or function.__name__), schema)
-        return cls(spec, function, TypeAdapter(model), timeout, side_effect)
+        """A tool from an annotated function; its docstring tells the model what it does. Seconds, and characters.
 
-    async def __call__(self, arguments: Mapping[str, Any]) -> str:
+        Raises `ConfigurationError` where it cannot be one.
+        """
+        name = _checked_name(name or function.__name__)
+        description = inspect.getdoc(function)
+        if not description:
+            raise ConfigurationError(f"The tool {name!r} has no docstring: it is what models are told of it.")
+        signature = Signature.of(function)
+        if not inspect.iscoroutinefunction(function):
+            address_of(function)
+            if signature.context is not None:
+                raise ConfigurationError(f"The tool {name!r} is to know its run: that takes an async function.")
+        spec = ToolSpec(name, description, signature.schema)
+        return cls(spec, function, signature, timeout, side_effect, ask, output_limit)
+
+    def named(self, name: str) -> Tool:
+        """The same tool by another name. Raises `ConfigurationError` where no tool can have it."""
+        return replace(self, spec=replace(self.spec, name=_checked_name(name)))
+
+    def computing_in(self, processes: Computing) -> Tool:
+        """The same tool; what computes does so there."""
+        return replace(self, computing=processes)
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext | None = None) -> str:
         """Run it. Raises `ToolError` where the arguments do not fit, the time is up, or the tool says so."""
+        checked = self.signature.checked(arguments)
         try:
-            checked = self.arguments.validate_python(dict(arguments))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ToolError(f"argument {where!r}: {first['msg']}") from error
-        try:
-            async with asyncio.timeout(self.timeout):
-                output = await self.function(**{name: getattr(checked, name) for name in type(checked).model_fields})
+            async with asyncio.timeout(self.timeout) as limit:
+                output = await self._run(arguments, checked, context)
         except TimeoutError as error:
+            if not limit.expired():
+                raise
             raise ToolError(f"{self.spec.name} did not finish within {self.timeout:g} s") from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise ToolError(f"{self.spec.name} broke off") from error  # it was something of the tool's own
         # Half a character, as a foreign page may hold it, could be neither stored nor sent.
-        return _limited(str(output).encode(errors="replace").decode())
+        return self._limited(str(output).encode(errors="replace").decode())
+
+    def _run(self, given: Mapping[str, Any], checked: dict[str, Any], context: ToolContext | None) -> Awaitable[object]:
+        if not inspect.iscoroutinefunction(self.function):
+            if self.computing is None:
+                raise RuntimeError(f"{self.spec.name} was given no processes to compute in")
+            # As the model gave them: they are JSON, and are checked there once more.
+            return self.computing.call(self.function, given, self.timeout)
+        if self.signature.context is not None:
+            if context is None:
+                raise RuntimeError(f"{self.spec.name} was called outside of a run")
+            checked[self.signature.context] = context
+        return self.function(**checked)
+
+    def _limited(self, text: str) -> str:
+        over = len(text) - self.output_limit
+        return text if over <= 0 else f"{text[: self.output_limit]}\n[{over} more characters were cut off]"
 
 
-def _limited(text: str) -> str:
-    if len(text) <= _OUTPUT_LIMIT:
-        return text
-    return f"{text[:_OUTPUT_LIMIT]}\n[{len(text) - _OUTPUT_LIMIT} more characters were cut off]"
+Make: TypeAlias = Callable[[int, ToolCall], Awaitable[ToolResult]]
 
 
 class Toolbox:
-    """The tools of one agent."""
+    """The tools of one agent, and of one run where it has a context."""
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
-        self._tools = tools
+    def __init__(
+        self, tools: Mapping[str, Tool], approvals: Approvals | None = None, context: ToolContext | None = None
+    ) -> None:
+        self.tools = tools
+        self.approvals = approvals or Approvals()
         self.specs = tuple(tool.spec for tool in tools.values())
-        self.side_effects = any(tool.side_effect for tool in tools.values())
+        self.side_effects = any(tool.side_effect or self._marked(name, tool) for name, tool in tools.items())
+        self._context = context
+
+    def within(self, context: ToolContext) -> Toolbox:
+        """The same tools for one run."""
+        return Toolbox(self.tools, self.approvals, context)
+
+    async def run_all(self, calls: Sequence[ToolCall], make: Make | None = None) -> list[ToolResult]:
+        """Run calls of one step side by side; the results in their order. What is too much at once is not run.
+
+        `make` is another way than `run` to have a call's result, by its place in the step.
+        """
+        made = calls[:_MOST_CALLS]
+        results = await asyncio.gather(*(make(n, call) if make else self.run(call) for n, call in enumerate(made)))
+        too_many = f"not run: at most {_MOST_CALLS} tool calls are run at a time, call it again"
+        return [*results, *(_failure(call, too_many) for call in calls[_MOST_CALLS:])]
+
+    def schema(self, name: str) -> dict[str, Any]:
+        """What the arguments of a tool that is here are held against."""
+        return self.tools[name].spec.schema
+
+    def asks(self, call: ToolCall) -> bool:
+        """Whether a person is to decide on the call. One that fails by itself is nothing to decide on."""
+        tool = self.tools.get(call.name)
+        if tool is None or call.malformed is not None or not self._marked(call.name, tool):
+            return False
+        try:
+            tool.signature.checked(call.arguments)
+        except ToolError:
+            return False
+        return True
+
+    def _marked(self, name: str, tool: Tool) -> bool:
+        named = self.approvals.tools
+        return tool.ask or (tool.side_effect if named == "side_effects" else name in named)
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Run one call. Whatever goes wrong goes back to the model as a result, and nowhere else."""
-        tool = self._tools.get(call.name)
+        tool = self.tools.get(call.name)
         if tool is None:
             return _failure(call, f"there is no tool named {call.name!r}")
         if call.malformed is not None:
             return _failure(call, call.malformed)
         try:
-            return ToolResult(call.id, call.name, await tool(call.arguments), is_error=False)
+            return ToolResult(call.id, call.name, await tool(call.arguments, self._context), is_error=False)
         except ToolError as error:
             return _failure(call, str(error) or f"{call.name} failed")
         except Exception as error:  # noqa: BLE001 - a tool's fault is contained here: the run goes on without its result
             _log.warning("tool.failed", tool=call.name, error=repr(error))
             return _failure(call, f"{call.name} failed: {type(error).__name__}")
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"No tool can be named {name!r}: up to 64 letters, digits, `_` and `-`.")
+    return name
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _failure(call: ToolCall, reason: str) -> ToolResult:

@@ -26,7 +26,7 @@ from gateway.conversation_documents import (
 from gateway.conversation_records import Conversations
 from gateway.documentation import conversation_parameters, problem_responses
 from gateway.failures import invalid_parameter
-from gateway.principals import Principals
+from gateway.principals import Principals, key_name
 from gateway.routes.raw import SECURED, Json, RawRoute, checked
 from gateway.schemas import Text
 from gateway.views import parse_cursor
@@ -162,17 +162,17 @@ def _ending(principals: Principals, records: Conversations, cancellations: Cance
         responses={202: {"model": ConversationDeleted}, **problem_responses("not-found")},
     )
     async def delete(request: Request) -> Response:
-        """Its open tasks are cancelled, it is gone from all lists at once, and then its turns and its tasks' inputs,
-        outputs, metadata and events are deleted, however many there are. What was charged stays on the books.
+        """Its open tasks are cancelled, it and its documents are gone at once, and then its turns and its tasks'
+        inputs, outputs, metadata and events are deleted, however many there are. What was charged stays on the books.
 
         Doing it again says how far it is.
         """
         principal = await principals.authenticate(request.headers.get("authorization"))
         tenant, known = principal.tenant_id, _uuid(request.path_params["conversation_id"])
         try:
-            if await records.find(tenant, known) is not None:
+            if await records.exists(tenant, known):
                 cancelled = await cancellations.cancel(tenant, conversation_id=known)
-                erasure = await records.erase(tenant, known, cancelled.as_of, _key_id(request))
+                erasure = await records.erase(tenant, known, cancelled.as_of, key_name(request))
             else:
                 erasure = await records.erasure(tenant, known)
         except Unavailable as error:
@@ -202,11 +202,6 @@ def _uuid(text: str) -> UUID:
 def _no_such_conversation() -> problems.Problem:
     """Another tenant's conversation reads the same as none."""
     return problems.NOT_FOUND.problem("There is no such conversation.")
-
-
-def _key_id(request: Request) -> str:
-    """The public part of the key that a request was authenticated with, for the log of deletions."""
-    return f"key:{request.headers['authorization'].split('_')[1]}"
 
 
 def _view(row: Record) -> dict[str, Any]:
