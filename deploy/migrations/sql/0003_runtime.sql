@@ -149,6 +149,8 @@ BEGIN
     ON CONFLICT (task_id, step) DO NOTHING;
   END IF;
   IF run.cancel_requested_at IS NOT NULL THEN verdict := 'cancelled'; RETURN; END IF;
+  -- No call will be made: its answer is known, and costs nothing.
+  IF p_attempt IS NULL THEN verdict := 'held'; RETURN; END IF;
   SELECT r.verdict, r.scope, r.amount, r.cap INTO verdict, scope, amount, cap
   FROM billing.reserve(p_attempt, run.tenant_id, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model,
                        p_input_bound, p_max_output, p_run_cap) r;

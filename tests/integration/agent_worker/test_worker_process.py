@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import httpx2
+import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from agent_worker.bootstrap import serve
-from agent_worker.settings import ProviderAccess, WorkerSettings
+from agent_worker.settings import CatalogueFiles, ProviderAccess, WorkerSettings
+from common.errors import ConfigurationError
 from common.settings import Health
 from tests.integration.agent_worker.world import World
 from tests.stage import CATALOGUE, eventually
@@ -150,3 +154,43 @@ async def test_it_ends_by_itself_after_its_runs_and_what_it_holds_is_finished(wo
     assert (await world.heard.end(slow.task_id, 60)).status == "completed"
     async with asyncio.timeout(60):
         await process
+
+
+async def test_a_new_key_takes_effect_without_a_restart(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: httpx2.AsyncClient
+) -> None:
+    monkeypatch.setenv("LANEWAY_SECRETS_DIR", str(tmp_path))
+    monkeypatch.delenv("LANEWAY_ANTHROPIC_API_KEY", raising=False)
+    secret = tmp_path / "laneway_anthropic_api_key"
+    secret.write_text("invalid\n")
+    stopping = asyncio.Event()
+    process = asyncio.create_task(serve(settings_of(world), stopping))
+
+    async def answered() -> tuple[str | None, list[str]]:
+        task = world.task()
+        await world.submit(task)
+        end = await world.heard.end(task.task_id, deadline=30)
+        return end.model, [fallback.reason for fallback in end.fallbacks]
+
+    async def refused() -> bool:
+        return await answered() == ("gpt-5.4-mini", ["provider_refused_credentials"])
+
+    async def taken() -> bool:
+        return await answered() == ("claude-haiku-4-5", [])
+
+    await eventually(refused, 60)
+    secret.write_text("invalid,another\n")  # the one that is refused is stood in for by the other
+    await eventually(taken, 60)
+    stopping.set()
+    await asyncio.wait_for(process, 30)
+
+
+async def test_a_model_without_a_price_is_told_at_start(world: World, tmp_path: Path) -> None:
+    for file in CATALOGUE.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    models = tmp_path / "models.yaml"
+    models.write_text(models.read_text().replace("gpt-5.4-mini", "gpt-9"))
+    (tmp_path / "agents.yaml").write_text((tmp_path / "agents.yaml").read_text().replace("gpt-5.4-mini", "gpt-9"))
+    settings = settings_of(world).model_copy(update={"catalogue": CatalogueFiles(dir=tmp_path)})
+    with pytest.raises(ConfigurationError, match=r"no price now: 'gpt-9' of openai\. .*laneway-billing prices apply"):
+        await serve(settings, asyncio.Event())

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -191,7 +192,8 @@ async def test_the_circuit_opens_is_probed_and_closes(
 async def test_without_a_fallback_a_run_waits_for_the_rest_to_be_over(
     world: World, control: httpx2.AsyncClient, live: dict[str, Provider]
 ) -> None:
-    worker = await world.worker(live=live, rules=QUICK)
+    # Long enough for the run to begin meanwhile, however slow the machine is.
+    worker = await world.worker(live=live, rules=replace(QUICK, rest=5.0, longest_rest=5.0))
     breaker = worker.breakers.of(SECOND)
     for _ in range(QUICK.minimum):
         breaker.left(await breaker.enter(), DOWN)

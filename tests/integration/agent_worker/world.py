@@ -26,6 +26,7 @@ from agent_worker.resilience import advice
 from agent_worker.resilience.breakers import Breakers
 from agent_worker.resilience.circuit import Rules
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import Responses
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import ProviderAccess, WorkerSettings
 from agent_worker.staffing import Staffing
@@ -221,6 +222,7 @@ class World:
         heartbeat: int = 15,
         rules: Rules | None = None,
         redis_port: int | None = None,
+        responses: Responses | None = None,
         boxes: Mapping[str, Toolbox] | None = None,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
@@ -264,6 +266,7 @@ class World:
             redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
+            responses=responses or Responses(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
         running = (supervisor.keep_leases(), writer.run(), limits.run(), breakers.run())

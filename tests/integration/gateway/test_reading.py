@@ -119,6 +119,21 @@ async def test_a_finished_task_shows_everything_and_its_cost_once_it_is_settled(
     assert (await _read(gateway, tenant, task_id))["cost_usd"] is None
 
 
+async def test_an_answer_with_a_form_is_shown_as_what_it_says(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    ended = {"status": "completed", "output": '{"city": "Wien"}', "finished_at": _BEGAN}
+    plain, structured = [await _recorded(gateway, tenant, **ended, structured=form) for form in (False, True)]
+    assert (await _read(gateway, tenant, plain))["parsed"] is None
+    assert (await _read(gateway, tenant, structured))["parsed"] == {"city": "Wien"}
+    decided = await _recorded(gateway, tenant)
+    outcome = RunFinished(
+        task_id=decided, tenant_id=tenant.id, tier="pro", fence=1, status="completed", output='{"n": 1}',
+        structured=True, finished_at=_BEGAN,
+    )  # fmt: skip
+    await _run(gateway, tenant, decided, "completed", outcome=outcome.encode(), finished_at=_BEGAN, started_at=_BEGAN)
+    assert (await _read(gateway, tenant, decided))["parsed"] == {"n": 1}
+
+
 async def test_an_end_that_is_decided_and_not_recorded_is_shown_whole(gateway: Running) -> None:
     tenant = await gateway.tenant()
     task_id = await _recorded(gateway, tenant)

@@ -41,6 +41,20 @@ async def test_an_accepted_task_is_in_its_lane_with_everything_a_worker_needs(ga
     assert (submitted.max_cost_usd, submitted.level, submitted.priority) == (Decimal("0.1"), 30, 7)
 
 
+@pytest.mark.parametrize(
+    ("header", "fresh"), [("no-store", True), ("max-age=0, No-Store", True), ("no-cache", False), ("", False)]
+)
+async def test_who_wants_no_cached_answer_says_no_store(gateway: Running, tap: Tap, header: str, fresh: bool) -> None:
+    tenant = await gateway.tenant()
+    headers = {**tenant.headers, "Cache-Control": header}
+    one = (await gateway.client.post("/v1/tasks", json={"input": "x"}, headers=headers)).json()
+    (message,) = await tap.messages(one["id"])
+    batch = (await gateway.client.post("/v1/batches", json={"tasks": [{"input": "x"}]}, headers=headers)).json()
+    (batched,) = await tap.messages(batch["tasks"][0]["id"])
+    submitted = [unseal(message), unseal(batched)]
+    assert [isinstance(one, TaskSubmitted) and one.no_store for one in submitted] == [fresh, fresh]
+
+
 async def test_a_tenants_level_sinks_with_what_it_has_outstanding_at_the_same_or_a_higher_priority(
     gateway: Running, tap: Tap, state: Client
 ) -> None:

@@ -77,9 +77,12 @@ async def _assert_whole(owner: Pool, story: Story) -> None:
 async def test_how_a_task_came_by_its_model_is_recorded(story: Story, pool: Pool, owner: Pool) -> None:
     move = Fallback(step=1, from_model="first", to_model="second", reason="provider_unavailable")
     routing = Routing(model="first", reason="rule 1")
-    await _record(pool, story.submitted(), story.finished(routing=routing, fallbacks=(move,)))
+    await _record(
+        pool, story.submitted(), story.finished(routing=routing, fallbacks=(move,), structured=True, cached=True)
+    )
     await _record(pool, story.finished(fence=2))
     task = await _task(owner, story.task_id)
+    assert (task["structured"], task["cached"]) == (True, True)
     assert (task["routing"], task["fallbacks"]) == (routing.model_dump(), [move.model_dump()])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from agent_worker.loop import Plan
+from agent_worker.plan import Plan
 from agent_worker.providers.base import Provider
 from agent_worker.resilience.breakers import Breaker
 from agent_worker.resilience.chain import Served

@@ -65,7 +65,7 @@ class Store:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        if answer.verdict == "held":
+        if answer.verdict == "held" and call.attempt_id is not None:
             self.held.add(call.attempt_id)
         self.saved.append(saved)
         await asyncio.sleep(0)
@@ -264,3 +264,20 @@ async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> No
         assert all(record.usage == Usage() for record in wire.records)
         given_back += len(wire.records)
     assert given_back > 0
+
+
+async def test_an_answer_that_is_known_has_leave_without_a_hold() -> None:
+    checkpoint = Checkpoint()
+    checkpoint.add(Step(1, (), Usage(output_tokens=3)), EventId(1, 4))
+    store, wire = Store(HELD), Wire()
+    account = books(store, wire, checkpoint)
+    await account.begin_known(2, answering(10))
+    assert (store.held, wire.records) == (set(), [])
+    assert [saved.number for saved in store.saved if saved is not None] == [1]
+    assert checkpoint.unsaved is None
+    assert account.used.cached_calls == 1
+
+
+async def test_nor_is_it_used_by_a_run_that_is_another_workers() -> None:
+    with pytest.raises(RunLostError):
+        await books(Store(Leave("fenced", None, None, None)), Wire()).begin_known(1, answering(10))

@@ -73,7 +73,7 @@ async def test_the_last_step_is_for_the_answer() -> None:
     assert isinstance(answered, Answered)
     assert (answered.text, answered.step.number) == ("as far as I know", 3)
     assert [request.use_tools for request in model.requests] == [True, True, False]
-    assert [WRAP_UP in request.system for request in model.requests] == [False, False, True]
+    assert [WRAP_UP in request.instructions for request in model.requests] == [False, False, True]
     assert model.requests[2].system.startswith("be brief")
     assert model.requests[2].tools == TOOLS.specs  # what was said of them stays readable
     assert [h for h in happenings if isinstance(h, WrappingUp)] == [WrappingUp(3, "max_steps")]

@@ -90,6 +90,9 @@ class _Free:
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> Any:
         return uuid4()
 
+    async def begin_known(self, step: int, served: Served) -> None:
+        """Nothing to do."""
+
     def heard(self, limits: RateLimits) -> None:
         """Nothing to do."""
 

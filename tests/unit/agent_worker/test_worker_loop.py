@@ -50,6 +50,7 @@ class Books:
     recorded: list[tuple[UUID, CallMeter]] = field(default_factory=list)
     bounds: list[int] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    known: list[int] = field(default_factory=list)
 
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         for _ in range(self.turns):
@@ -58,6 +59,9 @@ class Books:
         self.models.append(served.model.name)
         self.bounds.append(input_bound)
         return self.begun[-1]
+
+    async def begin_known(self, step: int, served: Served) -> None:
+        self.known.append(step)
 
     def heard(self, limits: RateLimits) -> None:
         """See `Calls.heard`."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -118,6 +121,44 @@ def test_anthropic(name: str) -> None:
 @pytest.mark.parametrize("name", OPENAI)
 def test_openai(name: str) -> None:
     assert type(gpt.translate(made(errors(openai_errors)[name]))) is OPENAI[name]
+
+
+# What else the SDKs define as an error, beyond the modules above: of their clients and streams, which we use, and of
+# helpers that we do not (tools, credentials, other clouds, browsers, agents, sockets).
+HELPERS = ("lib", "auth", "types", "cli")
+ELSEWHERE = {
+    "anthropic": {"_response.MissingStreamClassError", "_response.StreamAlreadyConsumed"},
+    "openai": {
+        "_extras._common.MissingDependencyError",
+        "_legacy_response.MissingStreamClassError",
+        "_response.MissingStreamClassError",
+        "_response.StreamAlreadyConsumed",
+    },
+}
+
+
+def _elsewhere(package: ModuleType) -> Iterator[tuple[str, type[Exception]]]:
+    """Every error class that the package defines outside of its module of errors, by its place."""
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        parts = found.name.split(".")[1:]
+        if parts[0] in HELPERS or parts[0] == "_exceptions":
+            continue
+        try:
+            module = importlib.import_module(found.name)
+        except ImportError:  # of an extra that is not installed
+            continue
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, Exception) and kind.__module__ == found.name:
+                yield f"{'.'.join(parts)}.{name}", kind
+
+
+@pytest.mark.parametrize("package", [anthropic, openai], ids=lambda package: package.__name__)
+def test_nor_is_there_another_one_anywhere_that_would_not_be_caught(package: ModuleType) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = dict(_elsewhere(package))
+    assert found.keys() == ELSEWHERE[package.__name__]
+    assert all(issubclass(kind, (anthropic.AnthropicError, *gpt.RAISED)) for kind in found.values())
 
 
 def _below(kind: type[anthropic.APIStatusError]) -> Iterator[type[anthropic.APIStatusError]]:

@@ -90,6 +90,23 @@ def test_rules_that_would_not_do(tmp_path: Path, rules: list[dict[str, Any]], sa
     assert said in refused(tmp_path, [model("a")], auto=rules)
 
 
+@pytest.mark.parametrize(
+    ("field", "said"), [("fallback", "models.0.fallback: Extra inputs"), ("class", "models.0.class: Input should be")]
+)
+def test_a_field_that_is_none(tmp_path: Path, field: str, said: str) -> None:
+    assert said in refused(tmp_path, [model("a") | {field: "b"}])
+
+
+def test_a_model_without_the_name_of_a_price(tmp_path: Path) -> None:
+    assert "models.0.price: Field required" in refused(
+        tmp_path, [{k: v for k, v in model("a").items() if k != "price"}]
+    )
+
+
+def test_a_list_that_nobody_reads(tmp_path: Path) -> None:
+    assert "has 'automatic', which is nothing: it has models and auto" in refused(tmp_path, [model("a")], automatic=[])
+
+
 def test_no_model_is_named_as_the_rules_are(tmp_path: Path) -> None:
     assert "no model can be named 'auto'" in refused(tmp_path, [model("a"), model("auto")])
 

@@ -24,6 +24,7 @@ def usages(draw: st.DrawFn) -> Usage:
         output_tokens=output,
         reasoning_tokens=draw(st.integers(min_value=0, max_value=output)),
         server_tool_calls=draw(tools),
+        cached_calls=draw(counts),
     )
 
 

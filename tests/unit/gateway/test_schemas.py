@@ -94,6 +94,13 @@ def test_money_is_exact_however_it_is_written() -> None:
         ({"metadata": {"a": "\0"}}, "metadata.a", "U+0000"),
         ({"conversation_id": "c"}, "conversation_id", "valid UUID"),
         ({"on_budget_exhausted": "park"}, "on_budget_exhausted", "not available in this version"),
+        ({"response_schema": 5}, "response_schema", "an object"),
+        ({"response_schema": {"type": "array"}}, "response_schema.type", "is one object"),
+        (
+            {"response_schema": {"type": "object", "properties": {"a/b": {"type": "strng"}}}},
+            "response_schema.properties.a/b.type",
+            "is not JSON Schema",
+        ),
         ({"on_busy": "reject"}, "on_busy", "without a conversation_id"),
     ],
 )
@@ -105,6 +112,13 @@ def test_what_is_wrong_is_told_with_its_field_and_the_reason(fields: dict[str, A
     assert problem.errors is not None
     assert problem.errors[0]["field"] == field
     assert reason in problem.errors[0]["reason"]
+
+
+def test_a_part_of_a_schema_is_pointed_at() -> None:
+    with pytest.raises(Problem) as caught:
+        _read({"input": "x", "response_schema": {"type": "object", "properties": {"a/b": {}}}})
+    assert caught.value.errors is not None
+    assert caught.value.errors[0]["pointer"] == "#/response_schema/properties/a~1b"
 
 
 def test_the_model_may_be_left_to_the_rules_where_there_are_some() -> None:

@@ -219,6 +219,9 @@ def load_catalogue(directory: Path) -> Catalogue:
         except yaml.YAMLError as error:
             raise ConfigurationError(f"The catalogue file {path} is not YAML: {error}.") from error
         declared = document if isinstance(document, dict) else {}
+        if unknown := [key for key in declared if key not in keys]:
+            known = " and ".join(keys)
+            raise ConfigurationError(f"The catalogue file {path} has {unknown[0]!r}, which is nothing: it has {known}.")
         # A first key that is not there is an error; those after it may be left out.
         parts |= {key: declared.get(key) for key in keys if key == keys[0] or declared.get(key) is not None}
     try:

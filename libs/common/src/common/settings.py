@@ -99,7 +99,7 @@ class Redis(BaseModel):
     """Two instances: `state` is never evicted, `cache` may be at any time."""
 
     state_url: RedisUrl
-    cache_url: RedisUrl | None = Field(default=None, description="nothing of this version uses it")
+    cache_url: RedisUrl | None = Field(default=None, description="unset: no response cache")
     timeout: Seconds = Field(default=0.5, gt=0, description="seconds for one command or pipeline")
 
 

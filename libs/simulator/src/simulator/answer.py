@@ -1,9 +1,12 @@
 """The answer to a conversation as its script wants it, before any provider's format."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from simulator.conversation import Conversation
+from simulator.schemas import instance
 from simulator.script import Script
 from simulator.tokens import count, filler, pieces
 
@@ -77,7 +80,7 @@ def compose(conversation: Conversation, script: Script, prompt: str, uid: str, c
     if conversation.tools and script.tool and conversation.rounds < script.steps:
         calls, spent, whole = _fitting_calls(script, uid, budget)
     else:
-        text, whole = _fitting_text(script, prompt, budget)
+        text, whole = _fitting_text(script, prompt, conversation.schema, budget)
         spent = len(text)
     stop: Stop = "length" if not whole else "tools" if calls else "end"
     return Answer(
@@ -107,11 +110,13 @@ def _fitting_calls(script: Script, uid: str, budget: int) -> tuple[list[Call], i
     return calls, spent, True
 
 
-def _fitting_text(script: Script, prompt: str, budget: int) -> tuple[list[str], bool]:
+def _fitting_text(script: Script, prompt: str, schema: dict[str, Any] | None, budget: int) -> tuple[list[str], bool]:
     if script.tokens is not None:
         return filler(min(script.tokens, budget)), script.tokens <= budget
     text = script.text
-    if text is None:
+    if text is None and schema is not None:
+        text = orjson.dumps(instance(schema)).decode()
+    elif text is None:
         text = f"This is a simulated answer to: {prompt[:_ECHOED]}"
     tokens = pieces(text)
     return tokens[:budget], len(tokens) <= budget

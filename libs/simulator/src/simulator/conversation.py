@@ -1,6 +1,7 @@
 """A request to a model, in terms both providers share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,5 +21,7 @@ class Conversation:
     stream: bool
     # Chat Completions: the client asked for the usage chunk at the end of a stream.
     include_usage: bool = False
+    # What the answer is to match.
+    schema: dict[str, Any] | None = None
     # Anthropic: thinking blocks are only shown to a client that enabled them.
     show_reasoning: bool = False

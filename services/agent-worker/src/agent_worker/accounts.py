@@ -22,6 +22,7 @@ from common.catalogue import Model
 from common.contracts import TaskSubmitted, UsageRecorded
 from common.contracts.base import now
 from common.contracts.identifiers import attempt_id
+from common.contracts.usage import Usage
 from common.errors import BrokerUnavailable, StoreUnavailable
 from common.messaging.publisher import Publisher
 from common.messaging.topology import EVENTS
@@ -103,20 +104,10 @@ class RunAccounts:
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         """Take leave for one call: of the provider's limit, then the hold, the fence and the checkpoint at once."""
         self._calls += 1
-        self._model = model = served.model
-        self._limit = self._limit_of(model)
+        self._model = served.model
+        self._limit = self._limit_of(served.model)
         attempt = attempt_id(self._task.task_id, step, self._calls)
-        request = CallRequest(
-            attempt,
-            step,
-            self._calls,
-            self._task.user_id,
-            model.provider,
-            model.name,
-            input_bound,
-            served.max_output_tokens,
-            self._task.max_cost_usd,
-        )
+        request = self._request(attempt, step, served, input_bound)
         try:
             _raise_unless_held(await self._leave(request, input_estimate + served.max_output_tokens))
         except asyncio.CancelledError:
@@ -125,6 +116,24 @@ class RunAccounts:
                 await undisturbed(self.record(attempt, step, CallMeter(refused=True)))
             raise
         return attempt
+
+    async def begin_known(self, step: int, served: Served) -> None:
+        """See `Calls.begin_known`. The fence is checked and the step before is saved, as for any call."""
+        _raise_unless_held(await undisturbed(self._ask(self._request(None, step, served, 0))))
+        self.used = self.used + Usage(cached_calls=1)
+
+    def _request(self, attempt: UUID | None, step: int, served: Served, input_bound: int) -> CallRequest:
+        return CallRequest(
+            attempt,
+            step,
+            self._calls,
+            self._task.user_id,
+            served.model.provider,
+            served.model.name,
+            input_bound,
+            served.max_output_tokens,
+            self._task.max_cost_usd,
+        )
 
     def heard(self, limits: RateLimits) -> None:
         """See `Calls.heard`."""

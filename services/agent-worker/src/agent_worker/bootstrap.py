@@ -19,11 +19,13 @@ from agent_worker.lanes import Slots
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.pauses import Gate, PauseKeeper
+from agent_worker.price_records import check_prices
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
 from agent_worker.providers.openai import client as openai_client
 from agent_worker.providers.openai_chat import OpenAIChat
 from agent_worker.providers.openai_responses import OpenAIResponses
+from agent_worker.providers.rotation import KeyKeeper, Rotating
 from agent_worker.providers.scripted import Scripted
 from agent_worker.report_records import WorkerReports
 from agent_worker.reporting import report_forever, retire
@@ -31,9 +33,10 @@ from agent_worker.repository import RunRepository
 from agent_worker.resilience.breakers import Breakers
 from agent_worker.resilience.deadlines import Deadlines, Timed
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import Responses
 from agent_worker.retiring import Term, retire_in_time
 from agent_worker.runner import Equipment, Runner
-from agent_worker.settings import WorkerSettings, worker_name
+from agent_worker.settings import WorkerSettings, read_keys, worker_name
 from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.supervisor import Supervisor
@@ -66,6 +69,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         catalogue = load_catalogue(settings.catalogue.dir)
         slots = Slots(settings.slots, served_tiers(settings.lanes, catalogue.tiers))
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
+        await check_prices(pool, settings.postgres.timeout, catalogue)
         tool_records = ToolRecords(pool, settings.postgres.timeout)
         boxes = toolboxes(catalogue, await stack.enter_async_context(offered(settings, tool_records)))
         state = await stack.enter_async_context(
@@ -83,7 +87,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         writer = StreamWriter(pipelined, supervisor.fenced_off)
         limits = ProviderLimits(pipelined, catalogue, settings.workers)
         breakers = Breakers(pipelined, catalogue)
-        staffing = Staffing(catalogue, await stack.enter_async_context(_providers(settings)), breakers)
+        providers, keys = await stack.enter_async_context(_providers(settings))
+        staffing = Staffing(catalogue, providers, breakers)
         staffing.report_unreachable()
         equipment = Equipment(
             settings=settings,
@@ -97,6 +102,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             redis=pipelined,
             limits=limits,
             retry=Retry(),
+            responses=await stack.enter_async_context(_responses(settings)),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
 
@@ -117,6 +123,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             asyncio.create_task(writer.run(), name="streams"),
             asyncio.create_task(limits.run(), name="limits"),
             asyncio.create_task(breakers.run(), name="breakers"),
+            asyncio.create_task(keys.run(), name="keys"),
         ]
         flex = {tier: FlexLane(broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, supervisor.start)
@@ -166,24 +173,37 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _providers(settings: WorkerSettings) -> AsyncIterator[dict[str, Provider]]:
+async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
+    address = settings.redis.cache_url
+    if address is None or not settings.response_cache_seconds:
+        yield Responses()
+        return
+    url, timeout = address.get_secret_value(), settings.redis.timeout
+    async with redis.client(url, timeout=timeout, connections=1) as client:
+        yield Responses(Pipelined(client, timeout), settings.response_cache_seconds)
+
+
+@asynccontextmanager
+async def _providers(settings: WorkerSettings) -> AsyncIterator[tuple[dict[str, Provider], KeyKeeper]]:
     timeout = httpx2.Timeout(settings.first_token_timeout, connect=5.0)
     connections = settings.slots + 8
+    rotating: dict[str, dict[str, Rotating]] = {}
+    if (anthropic := settings.anthropic) is not None:
+        messages = partial(AnthropicMessages, base_url=anthropic.base_url, timeout=timeout, connections=connections)
+        rotating["anthropic"] = {"messages": Rotating(messages, anthropic.keys)}
+    if (openai := settings.openai) is not None:
+        client = partial(openai_client, base_url=openai.base_url, timeout=timeout, connections=connections)
+        rotating["openai"] = {
+            "chat": Rotating(lambda key: OpenAIChat(client(key)), openai.keys),
+            "responses": Rotating(lambda key: OpenAIResponses(client(key)), openai.keys),
+        }
     providers: dict[str, Provider] = {"scripted": Scripted()}
-    if settings.anthropic is not None:
-        access = settings.anthropic
-        providers["messages"] = AnthropicMessages(
-            access.api_key.get_secret_value(), access.base_url, timeout, connections
-        )
-    if settings.openai is not None:
-        shared = openai_client(
-            settings.openai.api_key.get_secret_value(), settings.openai.base_url, timeout, connections
-        )
-        providers["chat"] = OpenAIChat(shared)
-        providers["responses"] = OpenAIResponses(shared)
+    for clients in rotating.values():
+        providers |= clients
     try:
         deadlines = Deadlines(settings.first_token_timeout, settings.call_timeout)
-        yield {api: Observed(Timed(provider, deadlines)) for api, provider in providers.items()}
+        keeper = KeyKeeper(read_keys, {name: tuple(clients.values()) for name, clients in rotating.items()})
+        yield {api: Observed(Timed(provider, deadlines)) for api, provider in providers.items()}, keeper
     finally:
         for provider in providers.values():
             await provider.close()

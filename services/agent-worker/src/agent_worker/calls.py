@@ -18,6 +18,9 @@ class Calls(Protocol):
         The bound is what the call can read at most, the estimate what it will read in all likelihood; both in tokens.
         """
 
+    async def begin_known(self, step: int, served: Served) -> None:
+        """Take leave to go on with an answer that is known: no call is made, and nothing held. Raises as `begin`."""
+
     def heard(self, limits: RateLimits) -> None:
         """The provider begins to answer, and said this of its limits."""
 

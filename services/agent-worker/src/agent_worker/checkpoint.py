@@ -34,6 +34,16 @@ class Checkpoint:
         return tuple(turn for step in self._steps for turn in step.turns)
 
     @property
+    def repaired(self) -> bool:
+        """Whether an answer has been sent back to its model."""
+        return any(map(_sent_back, self._steps))
+
+    @property
+    def said(self) -> tuple[Turn, ...]:
+        """What of the turns is to be remembered: all but an answer that was sent back, and why."""
+        return tuple(turn for step in self._steps if not _sent_back(step) for turn in step.turns)
+
+    @property
     def usage(self) -> Usage:
         """What the finished steps used."""
         return sum((step.usage for step in self._steps), Usage())
@@ -72,3 +82,8 @@ class Checkpoint:
         return tuple(
             RunMessage(step=step.number, role=turn.role, content=turn.content) for step in steps for turn in step.turns
         )
+
+
+def _sent_back(step: Step) -> bool:
+    """Only then it is we who speak last, in the user's place."""
+    return bool(step.turns) and step.turns[-1].role == "user"

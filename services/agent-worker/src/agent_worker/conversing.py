@@ -28,4 +28,4 @@ def exchange(task: TaskSubmitted, checkpoint: Checkpoint, ending: Ending) -> Exc
     if task.conversation_id is None or ending.status != "completed":
         return None
     last = ending.step.turns if ending.step is not None else ()
-    return Exchange.of((*asked(task), *checkpoint.turns, *last))
+    return Exchange.of((*asked(task), *checkpoint.said, *last))

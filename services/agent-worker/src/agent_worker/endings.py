@@ -7,13 +7,20 @@ from typing import Any
 
 from agent_worker.accounts import BudgetExceededError, UnpricedModelError
 from agent_worker.approved import ApprovalExpiredError
-from agent_worker.happenings import LimitReachedError, Step
+from agent_worker.happenings import LimitReachedError, ResponseMismatchError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage
 from common.errors import PoisonError
 
-FAILURES = (BudgetExceededError, UnpricedModelError, LimitReachedError, ProviderError, PoisonError)
+FAILURES = (
+    BudgetExceededError,
+    UnpricedModelError,
+    LimitReachedError,
+    ResponseMismatchError,
+    ProviderError,
+    PoisonError,
+)
 """What fails a run for good, and is no fault of this worker."""
 # Whether a run is cut when its time is up, or has nothing to say shortly before, is the same to its tenant.
 _LIMITS = {"timeout": "timeout"}
@@ -29,6 +36,11 @@ class Ending:
     stop_reason: str | None = None
     error: RunError | None = None
 
+    @property
+    def cached(self) -> bool:
+        """Whether what was said came from the response cache."""
+        return self.step is not None and self.step.usage.cached_calls > 0
+
 
 APPROVAL_EXPIRED = RunError(type="approval_expired", message=str(ApprovalExpiredError()))
 CANCELLED = Ending("cancelled", error=RunError(type="cancelled", message="the task was cancelled"))
@@ -42,6 +54,8 @@ def run_error(error: Exception, model: str) -> RunError:
         return RunError(type="model_unpriced", message=f"the model {model} has no price, so it cannot be called")
     if isinstance(error, PoisonError):
         return RunError(type="too_large", message="a step of the run is too large to be recorded")
+    if isinstance(error, ResponseMismatchError):
+        return RunError(type="response_does_not_match", message=str(error))
     if isinstance(error, LimitReachedError):
         return RunError(type=_LIMITS.get(error.limit, f"{error.limit}_reached"), message=str(error))
     return RunError(type="budget_exceeded", message=str(error))
@@ -52,6 +66,8 @@ def done_data(ending: Ending, usage: Usage) -> dict[str, Any]:
     data: dict[str, Any] = {"status": ending.status, "usage": usage.model_dump(exclude_defaults=True)}
     if ending.stop_reason is not None:
         data["stop_reason"] = ending.stop_reason
+    if ending.cached:
+        data["cached"] = True
     if ending.error is not None:
         data["error"] = ending.error.model_dump()
     return data

@@ -45,7 +45,7 @@ def _ever_shorter(finished: RunFinished) -> Iterator[RunFinished]:
         yield finished.model_copy(update={"messages": tuple(_message(m, limit) for m in finished.messages)})
     finished = finished.model_copy(update={"messages": ()})
     yield finished
-    finished = finished.model_copy(update={"output": _output(finished)})
+    finished = finished.model_copy(update=_output(finished))
     yield finished
     events = tuple(event.model_copy(update={"data": _texts(event.data)}) for event in finished.events)
     yield finished.model_copy(update={"events": events, "error": _error(finished, _LONGEST_TEXT)})
@@ -56,7 +56,7 @@ def _bare(finished: RunFinished) -> RunFinished:
     known = {name: count for name, count in finished.usage if isinstance(count, int) and name in Usage.model_fields}
     return finished.model_copy(
         update={
-            "output": _output(finished),
+            **_output(finished),
             "error": _error(finished, _LONGEST_WORD),
             "usage": Usage(**known),
             "messages": (),
@@ -69,8 +69,11 @@ def _only_status(done: StreamEvent, finished: RunFinished) -> StreamEvent:
     return done.model_copy(update={"data": {"status": finished.status}})
 
 
-def _output(finished: RunFinished) -> str | None:
-    return None if finished.output is None else _limited(finished.output, _LONGEST_OUTPUT)
+def _output(finished: RunFinished) -> dict[str, Any]:
+    """The output, and whether it is still what its task asked for."""
+    if finished.output is None or len(finished.output) <= _LONGEST_OUTPUT:
+        return {}
+    return {"output": _limited(finished.output, _LONGEST_OUTPUT), "structured": False}
 
 
 def _error(finished: RunFinished, limit: int) -> RunError | None:

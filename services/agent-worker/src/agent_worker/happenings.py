@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent_worker.providers.base import ProviderError, StopReason, ToolCall, Turn
@@ -18,6 +18,14 @@ class LimitReachedError(Exception):
     def __init__(self, limit: Limit) -> None:
         super().__init__(f"the model gave no answer in its last step: the run had reached its {limit}")
         self.limit = limit
+
+
+class ResponseMismatchError(Exception):
+    """The answer does not match the task's schema, and was asked for anew already, or cannot be."""
+
+    def __init__(self, problem: str, stop_reason: StopReason) -> None:
+        why = {"max_tokens": " (the answer was cut: it has reached `max_output_tokens`)", "refusal": " (a refusal)"}
+        super().__init__(f"the answer does not match `response_schema`: {problem}{why.get(stop_reason, '')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,14 @@ class CallUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class SameAsked:
+    """Another run asks the very same at this moment: its answer is waited for."""
+
+    step: int
+    waiting_for: str = "same_request"
+
+
+@dataclass(frozen=True, slots=True)
 class Retrying:
     """The call failed and is made again after some seconds. What the step has said so far no longer stands.
 
@@ -109,6 +125,15 @@ class WrappingUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Repairing:
+    """The answer does not match the task's schema, and is asked for anew in a step more. It no longer stands."""
+
+    step: Step
+    """With what it is told."""
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proposed:
     """The model asks for tools that a person is to approve: nothing is done of them before. The last of the loop."""
 
@@ -146,11 +171,28 @@ Happening = (
     | ToolStarted
     | ToolEnded
     | CallUsed
+    | SameAsked
     | Retrying
     | FellBack
     | WrappingUp
+    | Repairing
     | Proposed
     | Decided
     | StepEnded
     | Answered
 )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the calls of one step used, and how they changed its model."""
+
+    usage: Usage = field(default_factory=Usage)
+    fallbacks: tuple[Fallback, ...] = ()
+
+    def note(self, happening: Happening) -> None:
+        """Count what counts."""
+        if isinstance(happening, CallUsed):
+            self.usage = self.usage + happening.usage
+        elif isinstance(happening, FellBack):
+            self.fallbacks = (*self.fallbacks, happening.fallback)

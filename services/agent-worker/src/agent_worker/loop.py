@@ -13,7 +13,7 @@ import itertools
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 
@@ -29,9 +29,13 @@ from agent_worker.happenings import (
     HistoryTrimmed,
     LimitReachedError,
     Proposed,
+    Repairing,
+    ResponseMismatchError,
     Retrying,
+    SameAsked,
     Step,
     StepEnded,
+    Tally,
     Token,
     ToolEnded,
     ToolStarted,
@@ -39,34 +43,24 @@ from agent_worker.happenings import (
 )
 from agent_worker.history import History
 from agent_worker.metering import settle_meter
+from agent_worker.plan import Plan
 from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,
     Piece,
     ProviderError,
-    StopReason,
     TextDelta,
     ToolCall,
     Turn,
 )
 from agent_worker.resilience.chain import Chain, Served
-from agent_worker.resilience.closing import WRAP_UP, Limit, RunLimits
+from agent_worker.resilience.closing import REPAIR, Limit
 from agent_worker.resilience.retry import Failures, Retry
+from agent_worker.response_cache import Answer
 from agent_worker.sizes import overhead, text_bytes, tokens_of
 from agent_worker.tools.base import Toolbox
-from agent_worker.turns import assistant_turn, text_of, tool_turn
-from common.contracts.runs import Fallback
+from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
 from common.contracts.usage import Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a task is run: everything that does not change while it runs. `models` are the first and its fallbacks."""
-
-    models: tuple[Served, ...]
-    system: str
-    limits: RunLimits
-    temperature: float | None
 
 
 class AgentLoop:
@@ -87,15 +81,10 @@ class AgentLoop:
         """The model that is asked now."""
         return self._chain.serving
 
-    @property
-    def _system(self) -> str:
-        """The system prompt of this step."""
-        return "\n\n".join(filter(None, (self._plan.system, WRAP_UP))) if self._last else self._plan.system
-
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
-        served = self.serving
-        said = text_bytes(self._system, turns) + overhead(turns, self.tools)
+        served, instructions = self.serving, self._request(turns).instructions
+        said = text_bytes(instructions, turns) + overhead(turns, self.tools, self._plan.schema)
         return max(0, served.model.window - served.max_output_tokens - said)
 
     async def run(
@@ -106,14 +95,15 @@ class AgentLoop:
         used: Usage | None = None,
         passed: float = 0.0,
         approved: Approved | None = None,
+        repaired: bool = False,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
         The steps before have used so much, and so many seconds have passed. A first step that waited for approval is
         gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises `ProviderError` where the models
-        failed for good, `LimitReachedError`, `ApprovalExpiredError`, and what `Calls` raises.
+        failed for good, `LimitReachedError`, `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` raises.
         """
-        self._history, self._told = self._shown(history or History()), 0
+        self._history, self._told, self._repaired = self._shown(history or History()), 0, repaired
         began, total = monotonic() - passed, used or Usage()
         for number in itertools.count(first_step):
             if approved is not None and number == approved.step.number:
@@ -133,19 +123,19 @@ class AgentLoop:
         if limit is not None and self._last:
             yield WrappingUp(number, limit)
         pieces: list[Piece] = []
-        spent, fallbacks = Usage(), list[Fallback]()
+        tally = Tally()
         async with aclosing(self._ask(number, turns, pieces)) as happenings:
             async for happening in happenings:
-                if isinstance(happening, CallUsed):
-                    spent = spent + happening.usage
-                elif isinstance(happening, FellBack):
-                    fallbacks.append(happening.fallback)
+                tally.note(happening)
                 yield happening
         calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
         if limit is not None or not calls:
-            yield Answered(*self._answer(number, pieces, limit, spent, tuple(fallbacks)))
+            end = self._checked(self._answer(number, pieces, limit, tally))
+            yield end
+            if isinstance(end, Repairing):
+                yield StepEnded(end.step)
             return
-        step = Step(number, (assistant_turn(pieces),), spent, tuple(fallbacks))
+        step = Step(number, (assistant_turn(pieces),), tally.usage, tally.fallbacks)
         if any(map(self.tools.asks, calls)):
             yield Proposed(step, tuple(calls))
             return
@@ -153,15 +143,25 @@ class AgentLoop:
             async for happening in happenings:
                 yield happening
 
-    def _answer(
-        self, number: int, pieces: list[Piece], limit: Limit | None, spent: Usage, fallbacks: tuple[Fallback, ...]
-    ) -> tuple[Step, str, StopReason]:
+    def _answer(self, number: int, pieces: list[Piece], limit: Limit | None, tally: Tally) -> Answered:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
         text = text_of(pieces)
         if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
             raise LimitReachedError(limit)
         said = assistant_turn([piece for piece in pieces if isinstance(piece, TextDelta)])
-        return Step(number, (said,) if said.content else (), spent, fallbacks), text, self._stop_reason
+        step = Step(number, (said,) if said.content else (), tally.usage, tally.fallbacks)
+        return Answered(step, text, self._stop_reason)
+
+    def _checked(self, answered: Answered) -> Answered | Repairing:
+        """The answer; or, once, the step in which one that does not match is asked for anew."""
+        problem = self._plan.problem(answered.text)
+        if problem is None:
+            return answered
+        if self._repaired or answered.stop_reason == "refusal":
+            raise ResponseMismatchError(problem, answered.stop_reason)
+        self._repaired = True
+        turns = (*answered.step.turns, user_turn(REPAIR.format(problem)))
+        return Repairing(replace(answered.step, turns=turns), problem)
 
     async def _go_on(self, approved: Approved) -> AsyncGenerator[Happening, None]:
         await approved.begin()
@@ -223,11 +223,26 @@ class AgentLoop:
         """One call, and what it says."""
         if (trimmed := self._trimmed(step, turns)) is not None:
             yield trimmed
-        async with aclosing(self._call(step, (*self._history.turns, *turns), meter)) as stream:
-            async for piece in stream:
-                pieces.append(piece)
-                if isinstance(piece, TextDelta):
-                    yield Token(piece.text)
+        request = self._request((*self._history.turns, *turns))
+        async with self._plan.cache.place(request) as place:
+            if place.taken:
+                yield SameAsked(step)
+            answer = await place.answer()
+            said = self._call(step, request, meter) if answer is None else self._known(step, answer, meter)
+            async with aclosing(said) as stream:
+                async for piece in stream:
+                    pieces.append(piece)
+                    if isinstance(piece, TextDelta):
+                        yield Token(piece.text)
+            if answer is None and self._plan.may_keep(pieces):
+                await place.keep(pieces, meter)
+
+    async def _known(self, step: int, answer: Answer, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """What another call said to the same request."""
+        await self._calls.begin_known(step, self.serving)
+        answer.note(meter)
+        for piece in answer.pieces:
+            yield piece
 
     def _recover(self, step: int, error: ProviderError, meter: CallMeter) -> Retrying | FellBack | None:
         """What is done about a failed call: once more, by another model, or nothing."""
@@ -244,11 +259,15 @@ class AgentLoop:
         self._chain, self._failures = later, 0
         return FellBack(fallback, meter.asked)
 
-    async def _call(self, step: int, turns: tuple[Turn, ...], meter: CallMeter) -> AsyncGenerator[Piece, None]:
+    def _request(self, turns: tuple[Turn, ...]) -> ModelRequest:
+        """The call, before it has leave."""
+        return self._plan.request(self.serving, turns, self.tools, last=self._last)
+
+    async def _call(self, step: int, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
         served = self.serving
         passage = await served.gate.enter()
         try:
-            async with aclosing(self._paid_call(step, served, turns, meter)) as stream:
+            async with aclosing(self._paid_call(step, served, request, meter)) as stream:
                 async for piece in stream:
                     yield piece
         except ProviderError as error:
@@ -260,17 +279,14 @@ class AgentLoop:
             served.gate.leave(passage, None)
 
     async def _paid_call(
-        self, step: int, served: Served, turns: tuple[Turn, ...], meter: CallMeter
+        self, step: int, served: Served, request: ModelRequest, meter: CallMeter
     ) -> AsyncGenerator[Piece, None]:
-        model, limit, temperature = served.model, served.max_output_tokens, self._plan.temperature
-        text = text_bytes(self._system, turns)
-        bound = min(model.window, text + overhead(turns, self.tools))
+        text = text_bytes(request.instructions, request.turns)
+        bound = min(served.model.window, text + overhead(request.turns, self.tools, request.response_schema))
         estimate = min(bound, tokens_of(text))
         attempt = await self._calls.begin(step, served, bound, estimate)
         meter.asked = True
-        request = ModelRequest(
-            model.name, self._system, turns, self.tools.specs, limit, temperature, attempt, use_tools=not self._last
-        )
+        request = replace(request, attempt_id=attempt)
         try:
             async with aclosing(served.provider.stream(request, meter)) as stream:
                 async for piece in stream:
@@ -280,5 +296,5 @@ class AgentLoop:
             raise
         finally:
             # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, estimate, limit)
+            settle_meter(meter, estimate, request.max_output_tokens)
             await undisturbed(self._calls.record(attempt, step, meter))

@@ -39,6 +39,11 @@ CIRCUIT_OPENED = Counter(
 FALLBACKS = Counter(
     "laneway_fallbacks_total", "Runs that went on with another model, by why they left theirs", ["left", "to", "reason"]
 )
+RESPONSE_CACHE = Counter(
+    "laneway_response_cache_total",
+    "Calls that the response cache was asked for: hit, miss, or away where its Redis was",
+    ["outcome"],
+)
 CALL_SECONDS = Histogram(
     "laneway_model_call_seconds",
     "Model calls, from the request to the end of the stream",

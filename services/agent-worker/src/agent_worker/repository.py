@@ -88,9 +88,9 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """One model call for which leave is asked."""
+    """One model call for which leave is asked; without an attempt none is made, as its answer is known."""
 
-    attempt_id: UUID
+    attempt_id: UUID | None
     step: int
     call: int
     user_id: str | None

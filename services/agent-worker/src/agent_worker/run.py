@@ -21,7 +21,7 @@ from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data, run_error
 from agent_worker.fitting import fitted
-from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Retrying, Step, StepEnded, Token
+from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Repairing, Retrying, Step, StepEnded, Token
 from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
 from agent_worker.obstacles import Obstacle
@@ -173,7 +173,9 @@ class Run:
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *checkpoint.turns)
         approved = approved_of(checkpoint, RunIntents(self._repository, self.task.task_id, self.fence))
-        happenings = self._loop.run(turns, checkpoint.next_step, history, checkpoint.usage, passed, approved)
+        happenings = self._loop.run(
+            turns, checkpoint.next_step, history, checkpoint.usage, passed, approved, checkpoint.repaired
+        )
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -193,6 +195,8 @@ class Run:
             self._fall_back(happening.fallback)
         if isinstance(happening, Retrying | FellBack) and happening.asked:
             self._reset(happening.reason, happening.delay)
+        if isinstance(happening, Repairing):
+            self._reset("response_does_not_match", 0.0)
         if isinstance(happening, StepEnded):
             # A step that is finished is worth its model call: it is kept even where the run is cut at this moment.
             await undisturbed(self._end_step(happening.step))
@@ -249,6 +253,8 @@ class Run:
             fence=self.fence,
             status=ending.status,
             output=ending.output,
+            cached=ending.cached,
+            structured=ending.output is not None and self.task.response_schema is not None,
             error=ending.error,
             usage=self._accounts.used,
             provider=self._loop.serving.model.provider,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -15,12 +15,14 @@ from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
-from agent_worker.loop import AgentLoop, Plan
+from agent_worker.loop import AgentLoop
+from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
 from agent_worker.reports import Reports
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
+from agent_worker.response_cache import NO_CACHE, Responses, may_be_repeated
 from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
@@ -30,6 +32,7 @@ from agent_worker.tools.base import Toolbox
 from agent_worker.tools.context import ToolContext
 from common import batches, streams
 from common.admission import release
+from common.answer_schema import AnswerForm
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
@@ -67,6 +70,7 @@ class Equipment:
     redis: Pipelined
     limits: ProviderLimits
     retry: Retry
+    responses: Responses = field(default_factory=Responses)
 
 
 class Runner:
@@ -222,18 +226,21 @@ class Runner:
             log,
             partial(equipment.limits.of, task.tier),
         )
+        box = equipment.toolboxes[agent.name]
+        temperature = agent.temperature if task.temperature is None else task.temperature
         plan = Plan(
             models=staffed.models,
             system=agent.system,
             limits=RunLimits(
                 min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
             ),
-            temperature=agent.temperature if task.temperature is None else task.temperature,
+            temperature=temperature,
+            cache=equipment.responses.of(task) if may_be_repeated(task, temperature, box) else NO_CACHE,
+            form=None if task.response_schema is None else AnswerForm(task.response_schema),
         )
         reports = Reports(task.task_id, log, equipment.tool_records)
         context = ToolContext(task.task_id, task.tenant_id, task.user_id, task.conversation_id, reports.tell)
-        tools = equipment.toolboxes[agent.name].within(context)
-        agent_loop = AgentLoop(plan, tools, accounts, equipment.retry)
+        agent_loop = AgentLoop(plan, box.within(context), accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(
             task,

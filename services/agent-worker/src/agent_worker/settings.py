@@ -30,13 +30,38 @@ class CatalogueFiles(BaseModel):
 
 
 class ProviderAccess(BaseModel):
-    """A key, and an address other than the provider's own."""
+    """A key, or several separated by commas, and an address other than the provider's own."""
 
     api_key: ApiKey
     base_url: HttpUrl | None = None
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Each of them, once."""
+        return tuple(dict.fromkeys(filter(None, self.api_key.get_secret_value().split(","))))
 
-class WorkerSettings(ServiceSettings):
+    @model_validator(mode="after")
+    def _some_key(self) -> Self:
+        if not self.keys:
+            raise ValueError("there is no key between the commas")
+        return self
+
+
+class ProviderSettings(ServiceSettings):
+    """How the providers are reached. Their keys are read again and again, to be changed while a worker runs."""
+
+    anthropic: ProviderAccess | None = None
+    openai: ProviderAccess | None = None
+
+
+def read_keys() -> dict[str, tuple[str, ...]]:
+    """The providers' keys as they are now. Raises `ValueError` where they are not usable."""
+    settings = ProviderSettings()
+    reached = {"anthropic": settings.anthropic, "openai": settings.openai}
+    return {provider: access.keys for provider, access in reached.items() if access is not None}
+
+
+class WorkerSettings(ProviderSettings):
     """The settings of one agent-worker process."""
 
     rabbit: Rabbit
@@ -44,8 +69,6 @@ class WorkerSettings(ServiceSettings):
     redis: Redis
     catalogue: CatalogueFiles
     health: Health = Health()
-    anthropic: ProviderAccess | None = None
-    openai: ProviderAccess | None = None
     lanes: LaneNames | None = Field(
         default=None, description="the tiers that this worker serves, separated by commas; unset: all"
     )
@@ -64,6 +87,9 @@ class WorkerSettings(ServiceSettings):
         default=60.0, gt=0, le=3600, description="seconds until a model begins to answer, and of silence after that"
     )
     call_timeout: Seconds = Field(default=600.0, gt=0, le=3600, description="seconds that one model call may take")
+    response_cache_seconds: Seconds = Field(
+        default=3600.0, description="how long an answer may be given again to the same request; 0: never"
+    )
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from agent_worker.providers.base import Turn
+from agent_worker.providers.schemas import closed, one_type_each
 from agent_worker.tools.base import Toolbox
 
 # The usual length of a token in English text; only for estimates, never for a bound.
@@ -29,13 +32,15 @@ def turns_bytes(turns: tuple[Turn, ...]) -> int:
     return text_bytes("", turns) + _BYTES_PER_TURN * len(turns)
 
 
-def overhead(turns: tuple[Turn, ...], tools: Toolbox) -> int:
-    """Bytes of the tools, and what the providers wrap around each message and tool at most.
+def overhead(turns: tuple[Turn, ...], tools: Toolbox, schema: Mapping[str, Any] | None = None) -> int:
+    """Bytes of the tools and the response schema, and what the providers wrap around each message and tool at most.
 
     With the text a number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more.
     """
     schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
-    return schemas + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
+    # What a provider has no keyword for is put into words, which is not longer than the keyword and its value.
+    form = 2 * _length(one_type_each(closed(schema))) if schema is not None else 0
+    return schemas + form + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
 
 
 def _length(value: object) -> int:

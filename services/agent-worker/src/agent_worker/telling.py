@@ -11,7 +11,9 @@ from agent_worker.happenings import (
     FellBack,
     Happening,
     HistoryTrimmed,
+    Repairing,
     Retrying,
+    SameAsked,
     ToolEnded,
     ToolStarted,
     WrappingUp,
@@ -23,13 +25,16 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
     """The event's type and data; None for a happening that is told otherwise, or not at all."""
     match happening:
         case CallUsed(usage, estimated):
-            return "usage", {**usage.model_dump(exclude_defaults=True), "estimated": estimated}
+            cached = {"cached": True} if usage.cached_calls else {}
+            return "usage", {**usage.model_dump(exclude_defaults=True), "estimated": estimated, **cached}
         case ToolStarted(call):
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed() | WrappingUp() | Decided():
+        case HistoryTrimmed() | WrappingUp() | SameAsked() | Decided():
             return "status", {"status": "running", **asdict(happening)}
+        case Repairing(step, problem):
+            return "status", {"status": "running", "step": step.number, "repairing": problem}
         case FellBack(fallback):
             moved = fallback.model_dump(exclude={"step"})
             return "status", {"status": "running", "step": fallback.step, "fallback": moved}

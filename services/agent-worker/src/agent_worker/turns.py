@@ -36,3 +36,8 @@ def tool_turn(results: Sequence[ToolResult]) -> Turn:
             for r in results
         ),
     )
+
+
+def user_turn(text: str) -> Turn:
+    """What we say in the user's place."""
+    return Turn("user", ({"type": "text", "text": text},))

@@ -99,6 +99,8 @@ class BatchResult(Document):
     id: UUID
     status: Status | Literal["unrecorded"]
     output: str | None
+    parsed: Any
+    cached: bool | None
     error: TaskError | None
     usage: dict[str, Any] | None
     model: str | None

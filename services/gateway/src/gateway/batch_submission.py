@@ -25,7 +25,7 @@ from gateway.batch_tickets import BatchTicket, batch_links, batch_ticket
 from gateway.metrics import Metrics
 from gateway.principals import Principal, Principals
 from gateway.problems import Problem
-from gateway.requests import idempotency_key
+from gateway.requests import idempotency_key, no_store
 from gateway.schemas import TaskRequest
 from gateway.submission import NOTHING, Submissions, refusal, within
 from gateway.tasks import Tasks
@@ -85,23 +85,25 @@ class BatchSubmissions:
         """Take the batch of a request in. Raises `Problem`."""
         async with within(_DECIDE_SECONDS, at_deadline=NOTHING):
             principal = await self._principals.authenticate(request.headers.get("authorization"))
-        key = idempotency_key(request)
+        key, fresh = idempotency_key(request), no_store(request)
         await request.body()  # as long as the client takes to send it
         async with within(_DECIDE_SECONDS, at_deadline=NOTHING):
             await self._turns.acquire()
         try:
             asked = await read_batch(request, self._catalogue)
             with self._tracing.receiving(request.headers):
-                return await self._submit(principal, asked, key)
+                return await self._submit(principal, asked, key, fresh)
         finally:
             self._turns.release()
 
-    async def _submit(self, principal: Principal, asked: Sequence[TaskRequest], key: str | None) -> BatchReceipt:
+    async def _submit(
+        self, principal: Principal, asked: Sequence[TaskRequest], key: str | None, fresh: bool
+    ) -> BatchReceipt:
         async with within(_DECIDE_SECONDS, at_deadline=NOTHING):
             tiers = await self._tiers(principal, asked)
             if not self._publisher.ready:
                 raise BrokerUnavailable("RabbitMQ is not connected")
-        ticket = batch_ticket(principal.tenant_id, list(zip(asked, tiers, strict=True)), key)
+        ticket = batch_ticket(principal.tenant_id, list(zip(asked, tiers, strict=True)), key, no_store=fresh)
         admitted = await self._admission.admit(principal, ticket)
         outcome = admitted.decision.outcome
         self._metrics.batches.labels(outcome.value).inc()

@@ -17,6 +17,8 @@ _STATUSES = ("queued", "running", "parked", "completed", "failed", "cancelled", 
 _RESULT = (
     "status",
     "output",
+    "parsed",
+    "cached",
     "error",
     "usage",
     "model",

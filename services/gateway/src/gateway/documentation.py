@@ -95,8 +95,15 @@ def _example(kind: Kind) -> dict[str, Any]:
 def task_body() -> dict[str, Any]:
     """The `openapi_extra` of a route that reads a task request by itself."""
     key = {**_KEY, "description": f"{_KEY['description']}; the same key and body is the same task, for a day or more"}
+    cache = {
+        "name": "Cache-Control",
+        "in": "header",
+        "required": False,
+        "description": "`no-store`: the answer is neither taken from the response cache nor kept in it",
+        "schema": {"type": "string", "examples": ["no-store"]},
+    }
     return {
-        "parameters": [key],
+        "parameters": [key, cache],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": _inlined(TaskRequest), "examples": EXAMPLES}},

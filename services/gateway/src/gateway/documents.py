@@ -121,6 +121,8 @@ class Task(Document):
     routing: Routing | None = Field(description="where `model` was `auto`; null until the task has ended")
     fallbacks: list[Fallback] | None = Field(description="null until the task has ended")
     output: str | None
+    parsed: Any = Field(description="the output's value, where the task had a `response_schema`; else null")
+    cached: bool | None = Field(description="the output came from the response cache; null until the task has ended")
     error: TaskError | None
     usage: dict[str, Any] | None = Field(description="tokens by kind")
     steps: int | None

@@ -51,6 +51,11 @@ def invalid_field(field: str, reason: str) -> Problem:
     return invalid_fields({field: reason})
 
 
+def invalid_path(path: Sequence[str], reason: str) -> Problem:
+    """The same for a part of a field; the path begins with the field."""
+    return _listed([_field(path, reason)])
+
+
 def invalid_fields(reasons: Mapping[str, str]) -> Problem:
     """The same for fields that are wrong together."""
     return _listed([_field([field], reason) for field, reason in reasons.items()])

@@ -32,6 +32,12 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
+def no_store(request: Request) -> bool:
+    """Whether the client wants its answer neither from the response cache nor kept in it: `Cache-Control: no-store`."""
+    asked = ",".join(request.headers.getlist("cache-control")).split(",")
+    return "no-store" in (directive.strip().lower() for directive in asked)
+
+
 def idempotency_key(request: Request) -> str | None:
     """The `Idempotency-Key`: 1 to 200 printable ASCII characters. Raises `Problem`."""
     key = request.headers.get("idempotency-key")

@@ -88,8 +88,11 @@ class Scheduling:
             missed=timing.missed,
             enabled=timing.enabled,
             task=asked.task_as_given,
-            # What a submission would publish at this moment: a tick has its own id, time, tier and level.
-            message=ticket_for(principal.tenant_id, asked.task, tier, None).message(NEUTRAL_LEVEL).encode(),
+            # What a submission would publish at this moment: a tick has its own id, time, tier and level. Who asks the
+            # same again by the clock does not want the answer of the last time.
+            message=ticket_for(principal.tenant_id, asked.task, tier, None, no_store=True)
+            .message(NEUTRAL_LEVEL)
+            .encode(),
             user_id=asked.task.user_id,
             tier=asked.task.tier,
             allowed_to=names[: names.index(tier) + 1],

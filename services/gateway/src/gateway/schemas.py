@@ -21,9 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from common.answer_schema import AnswerForm, SchemaError
 from common.catalogue import AUTO, Catalogue
 from common.contracts.tasks import InputMessage
-from gateway.failures import invalid_field
+from gateway.failures import invalid_field, invalid_path
 
 _MAX_CHARACTERS = 100_000
 # RFC 3339: pydantic reads numbers and dates as times, too.
@@ -91,6 +92,11 @@ class TaskRequest(BaseModel):
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="OpenAI's models only: Anthropic's take none, and ignore it"
     )
+    response_schema: dict[str, Any] | None = Field(
+        default=None,
+        description="a JSON Schema (2020-12) of an object: the answer is JSON that matches it, and is `parsed`",
+        examples=[{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}],
+    )
     deadline_seconds: float | None = Field(
         default=None, gt=0, le=30 * 86_400, description="a task that has not started by then expires"
     )
@@ -138,6 +144,15 @@ class TaskRequest(BaseModel):
             raise invalid_field(
                 "concurrency_limit", "has no meaning without a concurrency_key: set one, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_schema_that_models_can_be_held_to(self) -> Self:
+        if self.response_schema is not None:
+            try:
+                AnswerForm(self.response_schema)
+            except SchemaError as error:
+                raise invalid_path(["response_schema", *error.path], error.reason) from error
         return self
 
     @model_validator(mode="after")
@@ -197,6 +212,18 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "priority": 7,
             "max_cost_usd": "0.05",
             "metadata": {"order": "4711"},
+        },
+    },
+    "structured": {
+        "summary": "An answer for a program: JSON that matches a schema",
+        "value": {
+            "input": "Where does Anna Meier live? Letter: Anna Meier, Ring 1, 1010 Vienna.",
+            "response_schema": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "postcode": {"type": "string", "pattern": "^[0-9]{4}$"}},
+                "required": ["city", "postcode"],
+                "additionalProperties": False,
+            },
         },
     },
     "turn": {

@@ -22,7 +22,7 @@ from gateway.background import Background
 from gateway.failures import invalid_field
 from gateway.metrics import Metrics
 from gateway.principals import Principal, Principals
-from gateway.requests import idempotency_key, read_task
+from gateway.requests import idempotency_key, no_store, read_task
 from gateway.schemas import TaskRequest, check_catalogue
 from gateway.tasks import Submitted, Tasks
 from gateway.tickets import Ticket, ticket_for
@@ -81,21 +81,21 @@ class Submissions:
         async with within(_DEADLINE_SECONDS, at_deadline=NOTHING):
             principal = await self._principals.authenticate(request.headers.get("authorization"))
         left = _DEADLINE_SECONDS - (clock() - began)
-        key = idempotency_key(request)
+        key, fresh = idempotency_key(request), no_store(request)
         # As long as the client takes to send it: that time is not ours.
         asked = await read_task(request)
         if streamed and asked.not_before is not None:
             raise invalid_field("not_before", "is for tasks that nobody waits for: submit it to /v1/tasks")
         with self._tracing.receiving(request.headers):
             async with within(left, at_deadline=_UNKNOWN):
-                return await self._submit(principal, asked, key)
+                return await self._submit(principal, asked, key, fresh)
 
-    async def _submit(self, principal: Principal, request: TaskRequest, key: str | None) -> Receipt:
+    async def _submit(self, principal: Principal, request: TaskRequest, key: str | None, fresh: bool) -> Receipt:
         check_catalogue(request, self._catalogue)
         tier = await self.tier(principal, request)
         if not self._publisher.ready:
             raise BrokerUnavailable("RabbitMQ is not connected")
-        ticket = ticket_for(principal.tenant_id, request, tier, key)
+        ticket = ticket_for(principal.tenant_id, request, tier, key, no_store=fresh)
         decision = await self._admission.admit(principal, ticket.candidate)
         self._metrics.admissions.labels(tier, decision.outcome.value).inc()
         if decision.outcome is Outcome.ADMITTED:

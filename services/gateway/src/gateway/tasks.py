@@ -32,7 +32,7 @@ SELECT q.task_id, coalesce(t.tenant_id, r.tenant_id) AS tenant_id,
        t.user_id, t.conversation_id, t.priority, t.level, t.agent, t.metadata, t.submitted_at, t.output,
        t.error_type, t.error_message, t.usage,
        t.steps, coalesce(t.attempts, r.attempts) AS attempts, coalesce(t.model, t.requested_model) AS model,
-       t.routing, t.fallbacks, r.progress,
+       t.routing, t.fallbacks, t.structured, t.cached, r.progress,
        coalesce(t.started_at, r.started_at) AS started_at, coalesce(t.finished_at, r.finished_at) AS finished_at,
        w.reason AS parked_reason, w.wake_at AS parked_until, nullif(w.key, '') AS parked_key,
        CASE WHEN w.reason = 'approval' AND w.ready_at IS NULL THEN (

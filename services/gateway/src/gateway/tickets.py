@@ -35,6 +35,7 @@ class Ticket:
     at: datetime
     candidate: Candidate
     batch: BatchPlace | None = None
+    no_store: bool = False
 
     @property
     def task_id(self) -> UUID:
@@ -74,6 +75,7 @@ class Ticket:
             max_steps=asked.max_steps,
             max_output_tokens=asked.max_output_tokens,
             temperature=asked.temperature,
+            response_schema=asked.response_schema,
             deadline_at=self.deadline_at,
             not_before=asked.not_before,
             concurrency_key=asked.concurrency_key,
@@ -81,6 +83,7 @@ class Ticket:
             conversation_id=asked.conversation_id,
             on_busy=asked.on_busy,
             metadata=asked.metadata,
+            no_store=self.no_store,
             batch=self.batch,
             idempotency_key=self.key,
             request_hash=self.candidate.request_hash,
@@ -88,7 +91,7 @@ class Ticket:
         )
 
 
-def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None) -> Ticket:
+def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None, *, no_store: bool = False) -> Ticket:
     """The ticket for a request; with a key it has the same id and hash each time."""
     task, at = task_id(tenant_id, key), now()
     candidate = Candidate(
@@ -100,7 +103,7 @@ def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None
         answer=answer(task, tier, "queued", at),
         outstanding_seconds=outstanding_seconds(request, at),
     )
-    return Ticket(tenant_id, request, tier, key, at, candidate)
+    return Ticket(tenant_id, request, tier, key, at, candidate, no_store=no_store)
 
 
 def outstanding_seconds(request: TaskRequest, at: datetime) -> int:

@@ -53,7 +53,7 @@ def unrecorded_view(answer: bytes | None, row: Record | None) -> dict[str, Any]:
     blank = dict.fromkeys(
         (
             "started_at", "finished_at", "duration_ms", "parked", "progress", "model", "routing", "fallbacks", "output",
-            "error", "usage", "steps", "cost_usd",
+            "parsed", "cached", "error", "usage", "steps", "cost_usd",
         )
     )  # fmt: skip
     created = datetime.fromisoformat(receipt["created_at"])
@@ -79,6 +79,8 @@ def _ending(row: Record) -> dict[str, Any]:
         "routing": row["routing"],
         "fallbacks": row["fallbacks"],
         "output": row["output"],
+        "parsed": _parsed(row["output"], row["structured"]),
+        "cached": row["cached"],
         "error": error,
         "usage": row["usage"],
         "steps": row["steps"],
@@ -98,10 +100,16 @@ def _from_outcome(outcome: RunFinished) -> dict[str, Any]:
         "routing": outcome.routing and outcome.routing.model_dump(),
         "fallbacks": [fallback.model_dump() for fallback in outcome.fallbacks],
         "output": outcome.output,
+        "parsed": _parsed(outcome.output, outcome.structured),
+        "cached": outcome.cached,
         "error": outcome.error and outcome.error.model_dump(),
         "usage": outcome.usage.model_dump(),
         "steps": outcome.steps,
     }
+
+
+def _parsed(output: str | None, structured: bool | None) -> Any:
+    return orjson.loads(output) if output is not None and structured else None
 
 
 def plain(amount: Any) -> str:

@@ -27,21 +27,21 @@ RECORD_TASKS = """
 INSERT INTO history.tasks AS t (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size, conversation_id, routing, fallbacks)
+  level, batch_id, batch_index, batch_size, conversation_id, routing, fallbacks, structured, cached)
 SELECT r.task_id, r.tenant_id, r.tier, r.user_id, r.priority, r.agent, r.requested_model, r.input::jsonb,
   r.max_cost_usd, r.metadata::jsonb, r.idempotency_key, r.request_hash, r.submitted_at, r.deadline_at,
   r.status, r.output, r.error_type, r.error_message, r.usage::jsonb, r.provider, r.model, r.steps, r.attempts,
   r.started_at, r.finished_at, r.level, r.batch_id, r.batch_index, r.batch_size,
-  r.conversation_id, r.routing::jsonb, r.fallbacks::jsonb
+  r.conversation_id, r.routing::jsonb, r.fallbacks::jsonb, r.structured, r.cached
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
   $9::numeric[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
   $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
   $22::int[], $23::int[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::uuid[], $28::int[], $29::int[],
-  $30::uuid[], $31::text[], $32::text[])
+  $30::uuid[], $31::text[], $32::text[], $33::boolean[], $34::boolean[])
   AS r (task_id, tenant_id, tier, user_id, priority, agent, requested_model, input,
   max_cost_usd, metadata, idempotency_key, request_hash, submitted_at, deadline_at,
   status, output, error_type, error_message, usage, provider, model, steps, attempts, started_at, finished_at,
-  level, batch_id, batch_index, batch_size, conversation_id, routing, fallbacks)
+  level, batch_id, batch_index, batch_size, conversation_id, routing, fallbacks, structured, cached)
 ORDER BY r.task_id
 ON CONFLICT (task_id) DO UPDATE SET
   user_id = coalesce(t.user_id, excluded.user_id),
@@ -69,6 +69,8 @@ ON CONFLICT (task_id) DO UPDATE SET
   model = CASE WHEN t.status = 'queued' THEN excluded.model ELSE t.model END,
   routing = CASE WHEN t.status = 'queued' THEN excluded.routing ELSE t.routing END,
   fallbacks = CASE WHEN t.status = 'queued' THEN excluded.fallbacks ELSE t.fallbacks END,
+  structured = CASE WHEN t.status = 'queued' THEN excluded.structured ELSE t.structured END,
+  cached = CASE WHEN t.status = 'queued' THEN excluded.cached ELSE t.cached END,
   steps = CASE WHEN t.status = 'queued' THEN excluded.steps ELSE t.steps END,
   attempts = CASE WHEN t.status = 'queued' THEN excluded.attempts ELSE t.attempts END,
   started_at = CASE WHEN t.status = 'queued' THEN excluded.started_at ELSE t.started_at END,

@@ -77,6 +77,8 @@ class RunFinished(Contract):
     fence: int
     status: TerminalStatus
     output: str | None = None
+    structured: bool = Field(default=False, description="the output is JSON that matches the task's `response_schema`")
+    cached: bool = Field(default=False, description="the output came from the response cache")
     error: RunError | None = None
     usage: Usage = Field(default_factory=Usage)
     provider: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -47,6 +47,9 @@ class TaskSubmitted(Contract):
     max_steps: int | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
+    response_schema: dict[str, Any] | None = Field(
+        default=None, description="a JSON Schema that the answer is to match (see `common.answer_schema`)"
+    )
     deadline_at: AwareDatetime | None = None
     not_before: AwareDatetime | None = None
     concurrency_key: str | None = Field(
@@ -58,6 +61,7 @@ class TaskSubmitted(Contract):
         default="enqueue", description="what is done where another run has the conversation"
     )
     metadata: dict[str, str] = Field(default_factory=dict)
+    no_store: bool = Field(default=False, description="its answers are neither read from the response cache nor kept")
     batch: BatchPlace | None = None
     idempotency_key: str | None = None
     request_hash: str = Field(description="SHA-256 of the canonical request: tells a retry from another request")

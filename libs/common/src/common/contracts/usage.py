@@ -25,6 +25,9 @@ class Usage(BaseModel):
     reasoning_tokens: NonNegativeInt = Field(default=0, le=_ABSURD)
     server_tool_calls: dict[str, NonNegativeInt] = Field(default_factory=dict)
     service_tier: str | None = None
+    cached_calls: NonNegativeInt = Field(
+        default=0, le=_ABSURD, description="calls that were not made: the response cache had their answers"
+    )
 
     @model_validator(mode="after")
     def _reasoning_is_output(self) -> Usage:
@@ -50,6 +53,7 @@ class Usage(BaseModel):
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             server_tool_calls=tools,
             service_tier=other.service_tier or self.service_tier,
+            cached_calls=self.cached_calls + other.cached_calls,
         )
 
 

@@ -21,6 +21,7 @@ from simulator.dialects.base import (
 )
 from simulator.errors import CallRefused, Kind
 from simulator.limits import Standing, timestamp
+from simulator.schemas import checked_by_anthropic
 
 _ERRORS: dict[Kind, tuple[int, str]] = {
     "bad_request": (400, "invalid_request_error"),
@@ -32,6 +33,8 @@ _ERRORS: dict[Kind, tuple[int, str]] = {
     "server": (500, "api_error"),
     "overloaded": (529, "overloaded_error"),
 }
+
+_BREAKPOINTS = 4
 
 
 class Messages:
@@ -51,7 +54,10 @@ class Messages:
         max_tokens = limit_of(body, "max_tokens")
         if max_tokens is None:
             raise CallRefused("bad_request", "max_tokens: Field required")
+        if orjson.dumps(body).count(b'"cache_control"') > _BREAKPOINTS:
+            raise CallRefused("bad_request", f"A maximum of {_BREAKPOINTS} blocks with cache_control may be provided.")
         prompt, rounds = _latest(messages)
+        form = (body.get("output_config") or {}).get("format")
         return Conversation(
             model=model,
             prompt=prompt,
@@ -60,6 +66,7 @@ class Messages:
             tools=bool(body.get("tools")) and (body.get("tool_choice") or {}).get("type") != "none",
             max_tokens=max_tokens,
             stream=body.get("stream") is True,
+            schema=checked_by_anthropic(form["schema"]) if form else None,
             show_reasoning=(body.get("thinking") or {}).get("type") in {"enabled", "adaptive"},
         )
 
@@ -107,7 +114,10 @@ class Messages:
 
 def input_tokens(body: dict[str, Any]) -> int:
     """Tokens of everything in a request that the model reads."""
-    tokens = content_tokens(body.get("system")) + tools_tokens(body.get("tools"))
+    form = (body.get("output_config") or {}).get("format")
+    tokens = (
+        tools_tokens([form] if form else None) + content_tokens(body.get("system")) + tools_tokens(body.get("tools"))
+    )
     return tokens + sum(content_tokens(message["content"]) for message in body["messages"])
 
 

@@ -17,6 +17,7 @@ from simulator.dialects.base import (
     tools_tokens,
 )
 from simulator.dialects.openai import OpenAI
+from simulator.schemas import checked_by_openai
 from simulator.tokens import count, pieces
 
 _FINISH_REASONS = {"end": "stop", "length": "length", "tools": "tool_calls"}
@@ -33,14 +34,17 @@ class Chat(OpenAI):
         model = model_of(body)
         messages = messages_of(body, "messages")
         prompt, rounds = _latest(messages)
+        form = (body.get("response_format") or {}).get("json_schema")
+        tools = [*(body.get("tools") or ()), *([form] if form else ())]
         return Conversation(
             model=model,
             prompt=prompt,
             rounds=rounds,
-            input_tokens=tools_tokens(body.get("tools")) + sum(map(_message_tokens, messages)),
+            input_tokens=tools_tokens(tools) + sum(map(_message_tokens, messages)),
             tools=bool(body.get("tools")) and body.get("tool_choice") != "none",
             max_tokens=limit_of(body, "max_completion_tokens", "max_tokens"),
             stream=body.get("stream") is True,
+            schema=checked_by_openai(form, "response_format.json_schema") if form else None,
             include_usage=(body.get("stream_options") or {}).get("include_usage") is True,
         )
 

@@ -19,6 +19,7 @@ from simulator.dialects.base import (
 )
 from simulator.dialects.openai import OpenAI
 from simulator.errors import CallRefused
+from simulator.schemas import checked_by_openai
 
 
 class Responses(OpenAI):
@@ -34,7 +35,10 @@ class Responses(OpenAI):
         given = body.get("input")
         items = [{"role": "user", "content": given}] if isinstance(given, str) else messages_of(body, "input")
         prompt, rounds = _latest(items)
-        tokens = content_tokens(body.get("instructions")) + tools_tokens(body.get("tools"))
+        form = (body.get("text") or {}).get("format") or {}
+        form = form if form.get("type") == "json_schema" else {}
+        tools = [*(body.get("tools") or ()), *([form] if form else ())]
+        tokens = content_tokens(body.get("instructions")) + tools_tokens(tools)
         return Conversation(
             model=model,
             prompt=prompt,
@@ -43,6 +47,7 @@ class Responses(OpenAI):
             tools=bool(body.get("tools")) and body.get("tool_choice") != "none",
             max_tokens=limit_of(body, "max_output_tokens"),
             stream=body.get("stream") is True,
+            schema=checked_by_openai(form, "text.format") if form else None,
         )
 
     def whole(self, answer: Answer) -> bytes:

@@ -16,7 +16,7 @@ Errors of a provider, of which `fault` says whether another one may answer:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
@@ -43,6 +43,10 @@ class ToolSpec:
     schema: dict[str, Any]
 
 
+NO_ATTEMPT = UUID(int=0)
+"""Of a call that has no leave yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call. `attempt_id` goes along as the client's request id, so that both sides' books can be compared."""
@@ -56,6 +60,15 @@ class ModelRequest:
     attempt_id: UUID
     use_tools: bool = True
     """Where it is false the tools are there for what was said of them, and the model can call none."""
+    closing: str = ""
+    """What is said to this call alone. It comes after the system prompt, which the calls of a run have in common."""
+    response_schema: Mapping[str, Any] | None = None
+    """What the answer is to match, as `common.answer_schema` takes it; each provider is asked for it natively."""
+
+    @property
+    def instructions(self) -> str:
+        """The system prompt, whole."""
+        return "\n\n".join(filter(None, (self.system, self.closing)))
 
 
 @dataclass(frozen=True, slots=True)

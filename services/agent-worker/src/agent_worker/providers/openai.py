@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from agent_worker.providers.base import ProviderError
 from agent_worker.providers.connections import limits
 from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable, unsent
+from agent_worker.providers.schemas import closed, is_strict
 from common.contracts.usage import Usage
 
 _ERROR_STATUS = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
@@ -45,6 +47,12 @@ def usage(input_tokens: int, output_tokens: int, input_details: Any, output_deta
 def arguments_json(arguments: dict[str, Any]) -> str:
     """A tool call's arguments as OpenAI wants them back."""
     return json.dumps(arguments, ensure_ascii=False)
+
+
+def answer_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer is to match, as both APIs name it; strictly where OpenAI can promise that."""
+    whole = closed(schema)
+    return {"name": "answer", "schema": whole, "strict": is_strict(whole)}
 
 
 def failed(code: str | None, message: str) -> ProviderError:

@@ -94,7 +94,9 @@ def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
+    messages: list[dict[str, Any]] = (
+        [{"role": "system", "content": request.instructions}] if request.instructions else []
+    )
     for turn in request.turns:
         messages.extend(_messages(turn))
     arguments: dict[str, Any] = {
@@ -114,6 +116,9 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         ]
     if request.tools and not request.use_tools:
         arguments["tool_choice"] = "none"
+    if request.response_schema is not None:
+        form = sdk.answer_format(request.response_schema)
+        arguments["response_format"] = {"type": "json_schema", "json_schema": form}
     if request.temperature is not None:
         arguments["temperature"] = request.temperature
     return arguments

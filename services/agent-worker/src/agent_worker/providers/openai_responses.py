@@ -90,8 +90,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         "store": False,
         "extra_headers": {"X-Client-Request-Id": str(request.attempt_id)},
     }
-    if request.system:
-        arguments["instructions"] = request.system
+    if request.instructions:
+        arguments["instructions"] = request.instructions
     if request.tools:
         arguments["tools"] = [
             {"type": "function", "name": t.name, "description": t.description, "parameters": t.schema, "strict": False}
@@ -99,6 +99,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         ]
     if request.tools and not request.use_tools:
         arguments["tool_choice"] = "none"
+    if request.response_schema is not None:
+        arguments["text"] = {"format": {"type": "json_schema", **sdk.answer_format(request.response_schema)}}
     if request.temperature is not None:
         arguments["temperature"] = request.temperature
     return arguments

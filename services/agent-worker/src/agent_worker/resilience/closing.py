@@ -17,6 +17,11 @@ WRAP_UP = (
     " have found out. Say what is missing, and do not announce what you would do next."
 )
 
+REPAIR = (
+    "Your answer does not match the JSON Schema that it is to match: {}. Answer again, with the whole of the corrected"
+    " JSON and nothing else."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:

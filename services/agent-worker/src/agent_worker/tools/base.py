@@ -137,6 +137,7 @@ class Toolbox:
         self.tools = tools
         self.approvals = approvals or Approvals()
         self.specs = tuple(tool.spec for tool in tools.values())
+        self.side_effects = any(tool.side_effect or self._marked(name, tool) for name, tool in tools.items())
         self._context = context
 
     def within(self, context: ToolContext) -> Toolbox:
