@@ -222,6 +222,7 @@ class World:
         rules: Rules | None = None,
         redis_port: int | None = None,
         boxes: Mapping[str, Toolbox] | None = None,
+        provider_retries: int = 0,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -240,6 +241,7 @@ class World:
             tool_processes=1,
             fetch_networks=(ip_network("127.0.0.1/32"),),
             max_attempts=max_attempts,
+            provider_retries=provider_retries,
         )
         enter = self.stack.enter_async_context
         pool = await enter(postgres.pool(settings.postgres, "test-worker"))
