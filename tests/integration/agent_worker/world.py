@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.limiter.script import key_of
+from agent_worker.mcp.servers import McpServers
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -35,6 +36,7 @@ from agent_worker.telemetry import Observed
 from agent_worker.tool_records import ToolRecords
 from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.guard import Guard
 from agent_worker.tools.offered import offered
 from common import postgres, redis, streams
 from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
@@ -266,6 +268,7 @@ class World:
             redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
+            mcp=McpServers(Guard()),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
         running = (supervisor.keep_leases(), writer.run(), limits.run(), breakers.run())

@@ -12,6 +12,7 @@ from datetime import timedelta
 import httpx2
 
 from agent_worker.limiter.provider_limits import ProviderLimits
+from agent_worker.mcp.servers import McpServers
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
 from agent_worker.providers.openai import client as openai_client
@@ -31,6 +32,7 @@ from agent_worker.supervisor import Supervisor
 from agent_worker.telemetry import Observed
 from agent_worker.tool_records import ToolRecords
 from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.guard import Guard
 from agent_worker.tools.offered import offered
 from common import postgres, redis
 from common.catalogue import Catalogue, load_catalogue
@@ -98,6 +100,7 @@ async def assembled(settings: WorkerSettings, worker: str, quarantine: Quarantin
             redis=pipelined,
             limits=limits,
             retry=Retry(),
+            mcp=McpServers(Guard(allowed=settings.fetch_networks)),
             quarantine=quarantine,
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

@@ -34,6 +34,7 @@ from agent_worker.happenings import (
     StepEnded,
     Token,
     ToolEnded,
+    ToolsMissing,
     ToolStarted,
     WrappingUp,
 )
@@ -115,6 +116,8 @@ class AgentLoop:
         """
         self._history, self._told = self._shown(history or History()), 0
         began, total = monotonic() - passed, used or Usage()
+        if self.tools.missing:
+            yield ToolsMissing(self.tools.missing)
         for number in itertools.count(first_step):
             if approved is not None and number == approved.step.number:
                 doing = self._go_on(approved)

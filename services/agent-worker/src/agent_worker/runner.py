@@ -16,6 +16,7 @@ from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop, Plan
+from agent_worker.mcp.servers import McpServers
 from agent_worker.progress import RunLog
 from agent_worker.quarantine import Death, Quarantine
 from agent_worker.refusing import refusal_of
@@ -63,6 +64,7 @@ class Equipment:
     redis: Pipelined
     limits: ProviderLimits
     retry: Retry
+    mcp: McpServers
     quarantine: Quarantine | None = None
     """Where runs are run alone; None in a process that is such a place itself."""
 
@@ -242,7 +244,7 @@ class Runner:
         )
         reports = Reports(task.task_id, log, equipment.tool_records)
         context = ToolContext(task.task_id, task.tenant_id, task.user_id, task.conversation_id, reports.tell)
-        tools = equipment.toolboxes[agent.name].within(context)
+        tools = (await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])).within(context)
         agent_loop = AgentLoop(plan, tools, accounts, equipment.retry)
         acquired = Acquired.of(found, equipment.settings.provider_retries)
         run = Run(

@@ -13,6 +13,7 @@ from agent_worker.happenings import (
     HistoryTrimmed,
     Retrying,
     ToolEnded,
+    ToolsMissing,
     ToolStarted,
     WrappingUp,
 )
@@ -29,7 +30,7 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed() | WrappingUp() | Decided():
+        case ToolsMissing() | HistoryTrimmed() | WrappingUp() | Decided():
             return "status", {"status": "running", **asdict(happening)}
         case FellBack(fallback):
             moved = fallback.model_dump(exclude={"step"})
