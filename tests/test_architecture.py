@@ -28,6 +28,11 @@ SDKS = {
         "agent_worker/providers/openai_chat.py",
         "agent_worker/providers/openai_responses.py",
     },
+    "mcp": {
+        "agent_worker/mcp/listing.py",
+        "agent_worker/mcp/servers.py",
+        "agent_worker/mcp/transport.py",
+    },
     "genai_prices": {"billing/pricebook.py"},
 }
 COMMON_FILES = ("__main__", "settings", "bootstrap")

@@ -56,7 +56,7 @@ CREATE FUNCTION runtime.acquire(p_task uuid, p_tenant uuid, p_tier text, p_worke
   OUT decision text, OUT status text, OUT fence integer, OUT attempts integer, OUT calls integer,
   OUT started_at timestamptz, OUT finished_at timestamptz, OUT lease_until timestamptz, OUT cancel_requested boolean,
   OUT outcome bytea, OUT steps jsonb, OUT parked_seconds double precision, OUT told jsonb, OUT refusal text,
-  OUT interrupted uuid[], OUT proposal jsonb)
+  OUT interrupted uuid[], OUT proposal jsonb, OUT alone integer, OUT deferrals integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; name text; obstacle runtime.obstacle; covered boolean := false;
 BEGIN
@@ -90,6 +90,7 @@ BEGIN
   VALUES (p_task, p_tenant, p_tier, 'running', 1, 1, p_worker, clock_timestamp() + p_lease, clock_timestamp(), name)
   ON CONFLICT (task_id) DO UPDATE
     SET status = 'running', fence = r.fence + 1, attempts = r.attempts + 1, worker = p_worker,
+        alone = r.alone + (p_worker LIKE '%/alone')::integer,
         lease_until = clock_timestamp() + p_lease,
         parked_seconds = r.parked_seconds + CASE WHEN r.status = 'parked' AND r.started_at IS NOT NULL THEN coalesce(
           (SELECT extract(epoch FROM clock_timestamp() - p.parked_at) FROM runtime.parked p WHERE p.task_id = p_task), 0)
@@ -114,6 +115,7 @@ BEGIN
   status := run.status; fence := run.fence; attempts := run.attempts; calls := run.calls;
   started_at := run.started_at; finished_at := run.finished_at; lease_until := run.lease_until;
   cancel_requested := run.cancel_requested_at IS NOT NULL; outcome := run.outcome; parked_seconds := run.parked_seconds;
+  alone := run.alone; deferrals := run.deferrals;
 END $$;
 
 -- Renews the leases of a whole process in one statement. A run that is not in the answer was lost.
@@ -199,14 +201,18 @@ BEGIN
 END $$;
 
 -- Ends the lease at once, for a worker that gives its run back: the next one need not wait for it to run out.
-CREATE FUNCTION runtime.release(p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb)
+-- It is deferred where no model could be had: the broker brings it again, later each time.
+CREATE FUNCTION runtime.release(p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb,
+  p_deferred boolean DEFAULT false)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE tenant uuid;
 BEGIN
   -- Said twice, because the first answer was lost, it gives back one attempt all the same.
   UPDATE runtime.runs r SET lease_until = clock_timestamp() - interval '1 second',
-                            attempts = r.attempts - (r.lease_until > clock_timestamp())::int
+                            attempts = r.attempts - (r.lease_until > clock_timestamp())::int,
+                            deferrals = r.deferrals + (p_deferred AND r.lease_until > clock_timestamp())::int,
+                            alone = r.alone - (r.lease_until > clock_timestamp() AND r.worker LIKE '%/alone')::int
   WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' RETURNING r.tenant_id INTO tenant;
   IF NOT FOUND THEN RETURN false; END IF;
   IF p_saved_step IS NOT NULL THEN

@@ -183,7 +183,8 @@ RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; asked json := convert_from(p_message, 'UTF8')::json;
 BEGIN
-  UPDATE runtime.runs r SET status = 'parked', worker = NULL, lease_until = NULL, attempts = r.attempts - 1
+  UPDATE runtime.runs r SET status = 'parked', worker = NULL, lease_until = NULL, attempts = r.attempts - 1,
+                            alone = r.alone - (r.worker LIKE '%/alone')::int
   WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' RETURNING * INTO run;
   IF NOT FOUND THEN  -- said twice, because the first answer was lost, it is true all the same
     RETURN EXISTS (SELECT FROM runtime.runs r WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'parked');

@@ -1,5 +1,10 @@
 SET ROLE laneway_owner;
 
+-- Of the attempts those that were made by a process which ran nothing else: its name ends in '/alone'.
+ALTER TABLE runtime.runs ADD COLUMN alone integer NOT NULL DEFAULT 0;
+-- How often it was left for later, as no model could be had. That is no attempt.
+ALTER TABLE runtime.runs ADD COLUMN deferrals integer NOT NULL DEFAULT 0;
+
 -- A step that waits for people: its model's answer, as a step is checkpointed, with tool calls of which none has run.
 -- It becomes a row of `runtime.steps` once they have; this one stays, for its calls are the record of who decided what.
 CREATE TABLE runtime.proposals (

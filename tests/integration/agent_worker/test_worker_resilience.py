@@ -142,6 +142,53 @@ async def test_both_down_is_a_clear_error(world: World, control: httpx2.AsyncCli
     assert await held_for(world, end.task_id) == {FIRST: 2, SECOND: 4}
 
 
+async def test_both_down_is_tried_again_later_and_goes_on_when_one_is_back(
+    world: World, control: httpx2.AsyncClient, live: dict[str, Provider]
+) -> None:
+    await breaks(control, FIRST, fault="529")
+    await breaks(control, SECOND, fault="500")
+    worker = await world.worker(live=live, provider_retries=15)
+    task = world.task('[[sim text="after all"]] hi', model=FIRST)
+    await world.submit(task)
+
+    async def deferred() -> bool:
+        row = await world.run_row(task)
+        return bool(row and row["deferrals"] >= 1 and row["attempts"] == 0)
+
+    await world.until(deferred, 30)
+    await worker.idle()  # it takes up no slot while it waits
+    await control.delete("/control/rules")
+    end = await world.heard.end(task.task_id, 60)
+    assert (end.status, end.output, end.attempts) == ("completed", "after all", 1)
+
+    async def told() -> list[Any]:
+        return [event for event in await world.stream(task) if event.data.get("deferred") == "provider_unavailable"]
+
+    await world.until(told)
+    assert world.heard.dead == []
+
+
+async def test_both_down_for_good_is_a_clear_error_and_a_dead_letter(
+    world: World, control: httpx2.AsyncClient, live: dict[str, Provider]
+) -> None:
+    await breaks(control, FIRST, fault="529")
+    await breaks(control, SECOND, fault="500")
+    await world.worker(live=live, provider_retries=2)
+    task = world.task("hi", model=FIRST)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id, 60)
+    assert end.error is not None
+    assert (end.status, end.error.type) == ("failed", "provider_unavailable")
+    assert end.error.message.endswith("it was tried again later 2 times")
+
+    async def dead() -> bool:
+        return [letter.message.correlation_id for letter in world.heard.dead] == [str(task.task_id)]
+
+    await world.until(dead, 30)
+    assert len(world.heard.ends(task.task_id)) == 1
+    assert {record.attempt_id for record in world.heard.usage(task.task_id)} == await world.holds(task)
+
+
 async def test_a_tenants_own_mistake_goes_nowhere_else_and_opens_nothing(
     world: World, control: httpx2.AsyncClient, live: dict[str, Provider]
 ) -> None:

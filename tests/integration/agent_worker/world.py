@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.limiter.script import key_of
+from agent_worker.mcp.servers import McpServers
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -36,6 +37,7 @@ from agent_worker.telemetry import Observed
 from agent_worker.tool_records import ToolRecords
 from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import toolboxes
+from agent_worker.tools.guard import Guard
 from agent_worker.tools.offered import offered
 from common import postgres, redis, streams
 from common.catalogue import Agent, AutoRule, Catalogue, Model, Price, Tier
@@ -224,6 +226,7 @@ class World:
         redis_port: int | None = None,
         responses: Responses | None = None,
         boxes: Mapping[str, Toolbox] | None = None,
+        provider_retries: int = 0,
     ) -> Worker:
         """A worker that serves the free lane until the test ends."""
         state = self.state
@@ -242,6 +245,7 @@ class World:
             tool_processes=1,
             fetch_networks=(ip_network("127.0.0.1/32"),),
             max_attempts=max_attempts,
+            provider_retries=provider_retries,
         )
         enter = self.stack.enter_async_context
         pool = await enter(postgres.pool(settings.postgres, "test-worker"))
@@ -265,6 +269,7 @@ class World:
             redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
+            mcp=McpServers(Guard()),
             responses=responses or Responses(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

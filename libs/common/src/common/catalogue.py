@@ -95,6 +95,26 @@ class Approvals(_Entry):
     )
 
 
+class McpServer(_Entry):
+    """A server of tools that speaks the Model Context Protocol: one that is reached over HTTP, or a program."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,19}$", description="its tools are called `<name>__<tool>`")
+    url: str | None = Field(default=None, pattern=r"^https?://\S+$", description="of its streamable HTTP endpoint")
+    command: tuple[str, ...] = Field(default=(), description="the program and its arguments, which talks on its pipes")
+    private: bool = Field(
+        default=False, description="the operator's own: its URL may lead to where the public web does not"
+    )
+    bearer_file: Path | None = Field(default=None, description="what is sent as `Authorization: Bearer`")
+    tools: tuple[str, ...] | None = Field(default=None, description="only these, by the server's names; unset: all")
+    timeout_seconds: float = Field(default=30, gt=0, le=600, description="of one call")
+
+    @model_validator(mode="after")
+    def _is_reached_one_way(self) -> Self:
+        if (self.url is None) == (not self.command):
+            raise ValueError(f"MCP server {self.name!r} needs a `url` or a `command`, and not both")
+        return self
+
+
 class Agent(_Entry):
     """A named way to run a task."""
 
@@ -103,6 +123,7 @@ class Agent(_Entry):
     system: str
     model: str
     tools: tuple[str, ...] = ()
+    mcp: tuple[McpServer, ...] = Field(default=(), description="servers whose tools it has beside its own")
     approvals: Approvals = Approvals()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
@@ -132,6 +153,9 @@ class Catalogue(_Entry):
                 if names.count(name) > 1:
                     raise ValueError(f"{type(what[0]).__name__.lower()} {name!r} is declared twice")
         for agent in self.agents:
+            servers = [server.name for server in agent.mcp]
+            if len(servers) > len(set(servers)):
+                raise ValueError(f"agent {agent.name!r} has two MCP servers of one name")
             if not self.models_for(agent.model):
                 raise ValueError(f"agent {agent.name!r} names the model {agent.model!r}, which is not declared")
         return self

@@ -39,6 +39,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsMissing:
+    """Some of the agent's tools cannot be had: the run goes on without them."""
+
+    tools_missing: tuple[dict[str, str], ...]
+    """Each with its `server`, its `tool` where it is one, and the `reason`."""
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryTrimmed:
     """From this step on the model is shown only a part of the conversation: the oldest exchanges were dropped."""
 
@@ -166,7 +174,8 @@ class Answered:
 
 
 Happening = (
-    HistoryTrimmed
+    ToolsMissing
+    | HistoryTrimmed
     | Token
     | ToolStarted
     | ToolEnded

@@ -38,6 +38,7 @@ from agent_worker.happenings import (
     Tally,
     Token,
     ToolEnded,
+    ToolsMissing,
     ToolStarted,
     WrappingUp,
 )
@@ -105,6 +106,8 @@ class AgentLoop:
         """
         self._history, self._told, self._repaired = self._shown(history or History()), 0, repaired
         began, total = monotonic() - passed, used or Usage()
+        if self.tools.missing:
+            yield ToolsMissing(self.tools.missing)
         for number in itertools.count(first_step):
             if approved is not None and number == approved.step.number:
                 doing = self._go_on(approved)

@@ -6,6 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 SLOTS_LENT = Gauge("laneway_worker_slots_lent", "Slots lent to a tier beyond its guarantee", ["tier"])
 RUNS_HELD = Gauge("laneway_worker_runs_held", "Deliveries this worker holds, each in a slot", ["tier"])
+QUARANTINED = Counter("laneway_worker_runs_quarantined_total", "Runs that were given a process of their own")
+MCP_FAILURES = Counter("laneway_mcp_failures_total", "Listings and calls of MCP servers that failed", ["server"])
 RUNS_ENDED = Counter("laneway_worker_runs_ended_total", "Deliveries settled", ["tier", "disposition"])
 SLOTS = Gauge("laneway_worker_slots", "All slots, lent ones included")
 GUARANTEED_SLOTS = Gauge("laneway_worker_guaranteed_slots", "Slots that are never lent for good", ["tier"])

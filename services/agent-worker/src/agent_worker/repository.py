@@ -43,7 +43,7 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[
 """
 _HISTORY = "SELECT number, messages FROM runtime.history($1, $2)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
-_RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5)"
+_RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5, $6)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _BEGIN_APPROVED = "SELECT runtime.begin_approved($1, $2, $3)"
 _NOTE_RESULT = "SELECT runtime.note_result($1, $2, $3, $4, $5)"
@@ -82,6 +82,10 @@ class Acquisition:
     """Why the run, which was acquired, is to be ended at once: its conversation's rules."""
     interrupted: tuple[UUID, ...] = ()
     """Runs of its conversation that were cancelled for one that is parked, and that are to be told."""
+    deferrals: int = 0
+    """How often it was left for later, as no model could be had."""
+    alone: int = 0
+    """Of the attempts those in a process that ran nothing else."""
     proposal: Proposal | None = None
     """The step that the run goes on with, where it waited for people."""
 
@@ -219,10 +223,10 @@ class RunRepository:
         # The newest that is left out comes last, without what it says. They are numbered from 1 on.
         return History(tuple(kept), rows[-1]["number"] if len(kept) < len(rows) else 0)
 
-    async def release(self, task_id: UUID, fence: int, saved: SavedStep | None) -> None:
-        """Give the run back at once, with the step that is finished but not yet saved."""
+    async def release(self, task_id: UUID, fence: int, saved: SavedStep | None, *, deferred: bool = False) -> None:
+        """Give the run back at once, with the step that is finished but not yet saved; deferred, it counts as such."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            await connection.execute(_RELEASE, task_id, fence, *_checkpoint(saved))
+            await connection.execute(_RELEASE, task_id, fence, *_checkpoint(saved), deferred)
 
     async def park(
         self, task: TaskSubmitted, fence: int, obstacle: Obstacle, told: StreamEvent, saved: SavedStep | None

@@ -19,7 +19,8 @@ from agent_worker.approved import ApprovalExpiredError
 from agent_worker.awaiting_approval import ApprovalNeededError, RunIntents, approved_of, proposal_of
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
-from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data, run_error
+from agent_worker.deferring import DeferredError, final, waiting_event
+from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data
 from agent_worker.fitting import fitted
 from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Repairing, Retrying, Step, StepEnded, Token
 from agent_worker.loop import AgentLoop
@@ -28,7 +29,7 @@ from agent_worker.obstacles import Obstacle
 from agent_worker.progress import RunLog
 from agent_worker.repository import RunRepository
 from agent_worker.stopping import StopReason
-from agent_worker.telling import event_of
+from agent_worker.telling import event_of, started, taken_over
 from common.contracts import RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
@@ -79,6 +80,8 @@ class Run:
         """Its lease is not to be renewed."""
         self._stop_reason: StopReason | None = None
         self._obstacle: Obstacle | None = None
+        self.settles_as = Disposition.DONE
+        """What becomes of its delivery once its end is published."""
 
     def park(self, obstacle: Obstacle) -> None:
         """Cut the run, and let it wait without a slot until the obstacle is gone; it goes on after its last step."""
@@ -113,6 +116,9 @@ class Run:
         if ending is None and self._stop_reason is StopReason.DRAINING:
             await self._give_back()
             return Disposition.RETURN
+        if ending is None and self._stop_reason is StopReason.DEFERRED:
+            await self._give_back(deferred=True)
+            return Disposition.RETRY
         if ending is None and self._obstacle is not None and self._stop_reason is StopReason.PARKED:
             return await self._wait_for(self._obstacle)
         return await self._finish(ending or self._cut_short()) or Disposition.RETURN
@@ -140,19 +146,17 @@ class Run:
             self._stop_reason = StopReason.LOST
         except ApprovalNeededError as needed:
             self.park(needed.obstacle)
+        except DeferredError as later:
+            self.log.emit("status", waiting_event(self._checkpoint.next_step, later))
+            self.stop(StopReason.DEFERRED)
         return None
 
     def _begin(self) -> None:
         if self.fence == 1:
-            routed = {} if self._routing is None else {"routing": self._routing.model_dump()}
-            self.log.emit("start", {"agent": self.task.agent, "model": self._model, "attempt": 1, **routed})
+            self.log.emit("start", started(self.task.agent, self._model, self._routing))
             self._step_began = self.log.last_id
             return
-        stands = self._checkpoint.stands_until
-        after = str(stands) if stands is not None else None
-        self.log.emit(
-            "reset", {"after": after, "reason": "taken over", "attempt": self._acquired.attempts, "model": self._model}
-        )
+        self.log.emit("reset", taken_over(self._checkpoint.stands_until, self._acquired.attempts, self._model))
 
     async def _work(self) -> Ending:
         try:
@@ -160,7 +164,8 @@ class Run:
         except ApprovalExpiredError:
             return self._failed(APPROVAL_EXPIRED, "expired")
         except FAILURES as error:
-            return self._failed(run_error(error, self._model))
+            told, self.settles_as = final(error, self._model, self._acquired)
+            return self._failed(told)
 
     def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
         self.log.emit("error", error.model_dump())
@@ -209,7 +214,7 @@ class Run:
         _log.warning("run.fell_back", task_id=str(self.task.task_id), **fallback.model_dump())
 
     def _reset(self, reason: str, delay: float) -> None:
-        after = str(self._step_began) if self._step_began is not None else None
+        after = self._step_began and str(self._step_began)
         self.log.emit("reset", {"after": after, "reason": reason, "retry_in": round(delay, 3)})
 
     async def _end_step(self, step: Step) -> None:
@@ -278,13 +283,15 @@ class Run:
         parked = await until_available(lambda: self._repository.park(self.task, self.fence, obstacle, told, saved))
         return Disposition.DONE if parked else Disposition.RETURN
 
-    async def _give_back(self) -> None:
-        """Save the step that is finished, and let another worker go on at once."""
+    async def _give_back(self, *, deferred: bool = False) -> None:
+        """Save the step that is finished, and let another worker go on: at once, or when it comes again."""
         self.given_back = True
         try:
             async with asyncio.timeout(_GIVE_BACK_SECONDS):
                 await until_available(
-                    lambda: self._repository.release(self.task.task_id, self.fence, self._checkpoint.unsaved)
+                    lambda: self._repository.release(
+                        self.task.task_id, self.fence, self._checkpoint.unsaved, deferred=deferred
+                    )
                 )
         except TimeoutError:  # another worker takes it when its lease has run out
             _log.warning("run.not_released", task_id=str(self.task.task_id))

@@ -16,8 +16,11 @@ from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop
+from agent_worker.mcp.servers import McpServers
 from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
+from agent_worker.quarantine import Death, Quarantine
+from agent_worker.refusing import refusal_of
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
@@ -34,7 +37,7 @@ from common.admission import release
 from common.answer_schema import AnswerForm
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
-from common.contracts.runs import DEADLINE_PASSED, RunError, TerminalStatus, cancelled_before_it_began
+from common.contracts.runs import RunError, TerminalStatus, cancelled_before_it_began
 from common.ending import tell_end
 from common.errors import BrokerUnavailable, CacheUnavailable
 from common.messaging.publisher import Publisher
@@ -46,12 +49,6 @@ _log = structlog.get_logger(__name__)
 _AFTER_LEASE_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 5.0
 _LONGEST_SPIN_SECONDS = 1.0
-
-
-_REFUSALS = {
-    "conversation_busy": "another task of the conversation was not over yet, and this one was not to wait for it",
-    "conversation_not_found": "the task's user has no such conversation: its id is another user's",
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,10 @@ class Equipment:
     redis: Pipelined
     limits: ProviderLimits
     retry: Retry
+    mcp: McpServers
     responses: Responses = field(default_factory=Responses)
+    quarantine: Quarantine | None = None
+    """Where runs are run alone; None in a process that is such a place itself."""
 
 
 class Runner:
@@ -85,8 +85,11 @@ class Runner:
         """Begin no run any more: what waits for one goes to another worker."""
         self._draining.set()
 
-    async def run(self, task: TaskSubmitted) -> Disposition:
-        """Bring the task to its end, or to another worker; what is to become of the delivery."""
+    async def run(self, task: TaskSubmitted, death: Death | None = None) -> Disposition:
+        """Bring the task to its end, or to another worker; what is to become of the delivery.
+
+        `death` is how a process ended that ran nothing but this.
+        """
         found = await self._acquire(task)
         if found is None:
             return Disposition.RETURN
@@ -100,12 +103,17 @@ class Runner:
             return Disposition.DONE
         await self._ring(task)
         log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
-        refusal = self._refusal(task, found)
-        finished = await (self._refuse(task, found, log, refusal) if refusal else self._execute(task, found, log))
+        refusal = refusal_of(task, found, self._equipment.settings, self._equipment.staffing, self._alone, death)
+        if refusal is None and self._suspect(found):
+            return await self._run_alone(task, found, death)
+        if refusal is not None:
+            finished, settles_as = await self._refuse(task, found, log, refusal), Disposition.DONE
+        else:
+            finished, settles_as = await self._execute(task, found, log)
         if isinstance(finished, Disposition):
             return finished
         await self._conclude(task, finished)
-        return Disposition.DONE
+        return settles_as
 
     async def _acquire(self, task: TaskSubmitted) -> Acquisition | None:
         """Acquire the run, waiting while another worker has it: its end, or its lease's, comes first.
@@ -128,6 +136,25 @@ class Runner:
                     await self._draining.wait()
             least = min(_LONGEST_SPIN_SECONDS, least * 2)
         return None
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this process runs nothing else."""
+        return self._equipment.quarantine is None
+
+    def _suspect(self, found: Acquisition) -> bool:
+        """Whether so many workers died with the run that it may be what killed them."""
+        return not self._alone and found.attempts > self._equipment.settings.quarantine_after
+
+    async def _run_alone(self, task: TaskSubmitted, found: Acquisition, death: Death | None) -> Disposition:
+        """Let a process of its own have the run. Where that dies with it, the run is ended here."""
+        equipment = self._equipment
+        assert equipment.quarantine is not None  # noqa: S101 - `_suspect` has looked
+        await until_available(partial(equipment.repository.release, task.task_id, found.fence, None))
+        if death is not None:  # it died before it had the run: that is no fault of the run's
+            return Disposition.RETRY
+        ended = await equipment.quarantine.run(task, self._draining)
+        return await self.run(task, ended) if isinstance(ended, Death) else ended
 
     async def _tell_interrupted(self, task: TaskSubmitted, found: Acquisition) -> None:
         """Ring for what was cancelled for this task. Unheard, their workers find it when they renew their leases."""
@@ -158,24 +185,6 @@ class Runner:
                 EVENTS, progressed.kind, progressed, subject=task.task_id, stable_id=stable_id
             )
         )
-
-    def _refusal(self, task: TaskSubmitted, found: Acquisition) -> tuple[TerminalStatus, RunError] | None:
-        """Why this run ends before it does anything, if it does."""
-        if found.cancel_requested:
-            return "cancelled", RunError(type="cancelled", message="the task was cancelled")
-        if found.refusal is not None:
-            return "failed", RunError(type=found.refusal, message=_REFUSALS[found.refusal])
-        if task.deadline_at is not None and found.fence == 1 and now() > task.deadline_at:
-            return "expired", DEADLINE_PASSED
-        if found.attempts > self._equipment.settings.max_attempts:
-            return "failed", RunError(
-                type="too_many_attempts", message=f"{found.attempts - 1} workers began this run and none finished it"
-            )
-        if self._equipment.staffing.of(task) is None:
-            return "failed", RunError(
-                type="not_in_catalogue", message=f"agent {task.agent!r} or its model is not known to this worker"
-            )
-        return None
 
     async def _refuse(
         self, task: TaskSubmitted, found: Acquisition, log: RunLog, refusal: tuple[TerminalStatus, RunError]
@@ -210,7 +219,10 @@ class Runner:
         )
         return finished if decided else Disposition.RETURN
 
-    async def _execute(self, task: TaskSubmitted, found: Acquisition, log: RunLog) -> RunFinished | Disposition:
+    async def _execute(
+        self, task: TaskSubmitted, found: Acquisition, log: RunLog
+    ) -> tuple[RunFinished | Disposition, Disposition]:
+        """The end of the run, or what becomes of its delivery before that; and what becomes of it after."""
         equipment, staffed = self._equipment, self._equipment.staffing.of(task)
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         agent = staffed.agent
@@ -225,7 +237,7 @@ class Runner:
             log,
             partial(equipment.limits.of, task.tier),
         )
-        box = equipment.toolboxes[agent.name]
+        box = await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])
         temperature = agent.temperature if task.temperature is None else task.temperature
         plan = Plan(
             models=staffed.models,
@@ -239,7 +251,7 @@ class Runner:
         )
         tools = box.within(tool_context(task, log, equipment.tool_records))
         agent_loop = AgentLoop(plan, tools, accounts, equipment.retry)
-        acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
+        acquired = Acquired.of(found, equipment.settings.provider_retries)
         run = Run(
             task,
             acquired,
@@ -254,7 +266,7 @@ class Runner:
         )
         self._on_run(run, task)
         try:
-            return await run.execute()
+            return await run.execute(), run.settles_as
         finally:
             self._on_run(None, task)
 

@@ -110,6 +110,15 @@ class WorkerSettings(ProviderSettings):
         default=(),
         description="networks, separated by commas, that `fetch_url` may reach beside the public internet",
     )
+    provider_retries: int = Field(
+        default=5,
+        ge=0,
+        lt=DELIVERY_LIMIT,
+        description="how often a run whose models are all away is left for later, before it fails",
+    )
+    quarantine_after: int = Field(
+        default=2, ge=1, lt=DELIVERY_LIMIT, description="workers that died with a run, after which it is run alone"
+    )
     simulated: bool = Field(default=False, description="the providers are a simulator: said in the log")
 
     @model_validator(mode="after")

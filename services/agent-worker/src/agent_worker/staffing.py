@@ -61,7 +61,7 @@ class Staffing:
         if not self.catalogue.auto:
             return None
         texts = [message.content for message in task.input]
-        picked = pick(self.catalogue.auto, Asked(texts, bool(agent.tools)))
+        picked = pick(self.catalogue.auto, Asked(texts, bool(agent.tools or agent.mcp)))
         model = self.catalogue.first_of(picked.model_class, self.providers)
         return Routing(model=model.name, reason=picked.reason) if model is not None else None
 

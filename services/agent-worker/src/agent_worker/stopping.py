@@ -12,4 +12,5 @@ class StopReason(Enum):
     LOST = "another worker has it"
     DRAINING = "this worker stops"
     PARKED = "it is to wait without a slot"
+    DEFERRED = "no model can be had now"
     TIMED_OUT = "its time is up"

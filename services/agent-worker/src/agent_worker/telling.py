@@ -15,10 +15,12 @@ from agent_worker.happenings import (
     Retrying,
     SameAsked,
     ToolEnded,
+    ToolsMissing,
     ToolStarted,
     WrappingUp,
 )
-from common.contracts.events import EventType
+from common.contracts.events import EventId, EventType
+from common.contracts.runs import Routing
 
 
 def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
@@ -31,7 +33,7 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             return "tool_start", {"id": call.id, "name": call.name, "arguments": call.arguments}
         case ToolEnded(result):
             return "tool_end", asdict(result)
-        case HistoryTrimmed() | WrappingUp() | SameAsked() | Decided():
+        case ToolsMissing() | HistoryTrimmed() | WrappingUp() | SameAsked() | Decided():
             return "status", {"status": "running", **asdict(happening)}
         case Repairing(step, problem):
             return "status", {"status": "running", "step": step.number, "repairing": problem}
@@ -42,3 +44,15 @@ def event_of(happening: Happening) -> tuple[EventType, dict[str, Any]] | None:
             waiting = {"waiting_for": "provider", "retry_in": round(delay, 3)}
             return "status", {"status": "running", "step": step, **waiting}
     return None
+
+
+def started(agent: str, model: str, routing: Routing | None) -> dict[str, Any]:
+    """The data of the first event of a run."""
+    routed = {} if routing is None else {"routing": routing.model_dump()}
+    return {"agent": agent, "model": model, "attempt": 1, **routed}
+
+
+def taken_over(stands: EventId | None, attempts: int, model: str) -> dict[str, Any]:
+    """The data of the first event of a run that is gone on with."""
+    after = str(stands) if stands is not None else None
+    return {"after": after, "reason": "taken over", "attempt": attempts, "model": model}

@@ -132,17 +132,23 @@ class Toolbox:
     """The tools of one agent, and of one run where it has a context."""
 
     def __init__(
-        self, tools: Mapping[str, Tool], approvals: Approvals | None = None, context: ToolContext | None = None
+        self,
+        tools: Mapping[str, Tool],
+        approvals: Approvals | None = None,
+        context: ToolContext | None = None,
+        missing: tuple[dict[str, str], ...] = (),
     ) -> None:
         self.tools = tools
         self.approvals = approvals or Approvals()
         self.specs = tuple(tool.spec for tool in tools.values())
         self.side_effects = any(tool.side_effect or self._marked(name, tool) for name, tool in tools.items())
+        self.missing = missing
+        """Servers and tools that cannot be used, with the reason."""
         self._context = context
 
     def within(self, context: ToolContext) -> Toolbox:
         """The same tools for one run."""
-        return Toolbox(self.tools, self.approvals, context)
+        return Toolbox(self.tools, self.approvals, context, self.missing)
 
     async def run_all(self, calls: Sequence[ToolCall], make: Make | None = None) -> list[ToolResult]:
         """Run calls of one step side by side; the results in their order. What is too much at once is not run.

@@ -36,7 +36,8 @@ def toolboxes(catalogue: Catalogue, tools: Mapping[str, Tool]) -> dict[str, Tool
                 f"Agent {agent.name!r} names the tool {unknown[0]!r}; there are: {', '.join(sorted(tools))}."
             )
         asked = () if agent.approvals.tools == "side_effects" else agent.approvals.tools
-        if strange := [name for name in asked if name not in agent.tools]:
+        servers = tuple(f"{server.name}__" for server in agent.mcp)
+        if strange := [name for name in asked if name not in agent.tools and not name.startswith(servers)]:
             raise ConfigurationError(
                 f"Agent {agent.name!r} asks for approval of the tool {strange[0]!r}, which is none of its tools."
             )

@@ -1,0 +1,102 @@
+"""How MCP servers are reached: over HTTP through the guard of addresses, or as a program on its pipes.
+
+A connection is one listing's or one call's. So nothing of one run is left for another, a server that hangs holds nobody
+else up, and one that was restarted is simply there again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+import httpcore2
+import httpx2
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from agent_worker.tools.guard import Guard
+from common.catalogue import McpServer
+from common.errors import ConfigurationError
+
+_MOST_BYTES = 4 * 1024 * 1024
+_CONNECT_SECONDS = 5.0
+
+
+class TooLargeError(Exception):
+    """An answer that is larger than any tool's."""
+
+    def __init__(self) -> None:
+        super().__init__(f"its answer is larger than {_MOST_BYTES} bytes")
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A response's body, up to a size."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._stream:
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise TooLargeError
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Transport(httpx2.AsyncHTTPTransport):
+    """HTTP whose connections a guard makes, where there is one."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        super().__init__(trust_env=False)
+        if guard is not None:
+            # The one place where the client can be told who connects; a test holds it to that.
+            self._pool = httpcore2.AsyncConnectionPool(
+                ssl_context=httpcore2.default_ssl_context(), network_backend=guard, max_connections=4
+            )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See `AsyncHTTPTransport`."""
+        response = await super().handle_async_request(request)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
+        response.stream = _Bounded(response.stream)
+        return response
+
+
+@asynccontextmanager
+async def connected(server: McpServer, guard: Guard, seconds: float) -> AsyncIterator[Client]:
+    """A session with the server. Raises whatever goes wrong; the caller has a deadline."""
+    async with AsyncExitStack() as stack:
+        if server.url is None:
+            devnull = stack.enter_context(open(os.devnull, "w"))  # noqa: ASYNC230, PTH123, SIM115 - it opens at once
+            program, *arguments = server.command
+            # The environment is the least that programs need: none of our secrets.
+            target = stdio_client(StdioServerParameters(command=program, args=arguments), errlog=devnull)
+        else:
+            timeout = httpx2.Timeout(seconds, connect=_CONNECT_SECONDS)
+            http = await stack.enter_async_context(
+                httpx2.AsyncClient(
+                    transport=Transport(None if server.private else guard),
+                    timeout=timeout,
+                    headers=await _headers(server),
+                    trust_env=False,
+                )
+            )
+            target = streamable_http_client(server.url, http_client=http)
+        yield await stack.enter_async_context(Client(target, read_timeout_seconds=seconds, cache=None))
+
+
+async def _headers(server: McpServer) -> dict[str, str]:
+    if server.bearer_file is None:
+        return {}
+    try:
+        token = (await anyio.Path(server.bearer_file).read_text(encoding="utf-8")).strip()
+    except OSError as error:
+        raise ConfigurationError(f"its bearer_file cannot be read: {error.strerror}") from error
+    return {"Authorization": f"Bearer {token}"}
