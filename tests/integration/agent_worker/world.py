@@ -246,7 +246,6 @@ class World:
         publish = await enter(publisher(settings.rabbit, "agent-worker"))
         broker = await enter(Broker(settings.rabbit, "agent-worker/consume"))
         repository = RunRepository(pool, settings.postgres.timeout, timedelta(seconds=lease))
-        tool_records = ToolRecords(pool, settings.postgres.timeout)
         supervisor = Supervisor(repository, lease)
         writer = StreamWriter(Pipelined(self.state, 10.0), supervisor.fenced_off)
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
@@ -256,8 +255,8 @@ class World:
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
             staffing=Staffing(TEST_CATALOGUE, {api: Observed(p) for api, p in providers.items()}, breakers),
-            toolboxes={**toolboxes(TEST_CATALOGUE, await enter(offered(settings, tool_records))), **(boxes or {})},
-            tool_records=tool_records,
+            toolboxes={**toolboxes(TEST_CATALOGUE, await enter(offered(settings))), **(boxes or {})},
+            tool_records=ToolRecords(pool, settings.postgres.timeout),
             repository=repository,
             publisher=publish,
             writer=writer,

@@ -95,3 +95,26 @@ def test_a_run_is_given_up_by_its_worker_before_the_broker_gives_up_its_message(
 ) -> None:
     environment.setenv("LANEWAY_MAX_ATTEMPTS", str(DELIVERY_LIMIT))
     assert refusal(capsys).startswith("LANEWAY_MAX_ATTEMPTS is not usable")
+
+
+def test_the_networks_that_may_be_fetched_from_are_named_with_commas(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(WorkerSettings).fetch_networks == ()
+    environment.setenv("LANEWAY_FETCH_NETWORKS", "10.1.0.0/16, fd00:1::/32")
+    assert [str(network) for network in load(WorkerSettings).fetch_networks] == ["10.1.0.0/16", "fd00:1::/32"]
+    for wrong in ("10.1.2.3/16", "intranet", "10.0.0.0/8,"):
+        environment.setenv("LANEWAY_FETCH_NETWORKS", wrong)
+        assert refusal(capsys).startswith("LANEWAY_FETCH_NETWORKS")
+
+
+async def test_a_broken_tool_of_a_package_is_told_before_anything_is_connected(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    about = tmp_path / "acme_tools-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-tools\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[laneway.tools]\nweather = no_such_module:weather\n")
+    environment.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match="The tool 'weather' of the package 'acme-tools'"):
+        await serve(load(WorkerSettings), asyncio.Event())

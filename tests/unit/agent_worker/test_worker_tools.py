@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Literal
 from uuid import uuid4
@@ -12,6 +13,7 @@ from agent_worker.providers.tool_calls import tool_call
 from agent_worker.tools.base import Tool, Toolbox, ToolContext, ToolError
 from agent_worker.tools.builtin import builtin_tools, toolboxes
 from agent_worker.tools.clock import current_time
+from agent_worker.tools.context import Passage
 from common.catalogue import Agent, Catalogue, Model, Price, Tier
 from common.errors import ConfigurationError
 
@@ -19,6 +21,20 @@ from common.errors import ConfigurationError
 async def weather(city: str, days: int = 1, unit: Literal["C", "F"] = "C") -> str:
     """The weather."""
     return f"{city}:{days}:{unit}"
+
+
+class NoDocuments:
+    """A conversation that was given none."""
+
+    async def search(self, query: str, limit: int) -> list[Passage]:
+        return []
+
+    async def names(self) -> list[str]:
+        return []
+
+
+def context_of(report: Callable[[str, float], Awaitable[None]], user: str | None = None) -> ToolContext:
+    return ToolContext(uuid4(), uuid4(), user, None, report, NoDocuments())
 
 
 async def run(tool: Tool, **arguments: object) -> tuple[str, bool]:
@@ -128,7 +144,7 @@ async def test_a_tool_may_know_its_run_and_the_model_is_not_told_so() -> None:
 
     tool = Tool.of(who)
     assert list(tool.spec.schema["properties"]) == ["greeting"]
-    box = Toolbox({"who": tool}).within(ToolContext(uuid4(), uuid4(), "anna", None, report))
+    box = Toolbox({"who": tool}).within(context_of(report, "anna"))
     assert (await box.run(ToolCall("1", "who", {"greeting": "hello"}))).content == "hello anna"
     assert told == [("halfway", 50)]
     content, is_error = await run(tool, greeting="hello")
@@ -141,7 +157,7 @@ async def test_progress_is_a_sentence_and_a_percentage() -> None:
     async def report(message: str, percentage: float) -> None:
         told.append((message, percentage))
 
-    box = Toolbox(builtin_tools()).within(ToolContext(uuid4(), uuid4(), None, None, report))
+    box = Toolbox(builtin_tools()).within(context_of(report))
     for arguments, word in (
         ({"message": "reading", "percentage": 101}, "percentage"),
         ({"message": "", "percentage": 1}, "message"),
@@ -255,5 +271,7 @@ def test_an_agent_with_a_tool_that_does_not_exist_is_a_configuration_error() -> 
         models=(model,),
         agents=(Agent(name="a", version=1, system="", model="m", tools=("telepathy",)),),
     )
-    with pytest.raises(ConfigurationError, match="'telepathy'; there are: calculator, current_time, report_progress"):
+    with pytest.raises(
+        ConfigurationError, match="'telepathy'; there are: calculator, current_time, report_progress, search_documents"
+    ):
         toolboxes(catalogue, builtin_tools())

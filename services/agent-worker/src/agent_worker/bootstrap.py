@@ -65,9 +65,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         catalogue = load_catalogue(settings.catalogue.dir)
         slots = Slots(settings.slots, served_tiers(settings.lanes, catalogue.tiers))
+        boxes = toolboxes(catalogue, await stack.enter_async_context(offered(settings)))
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
-        tool_records = ToolRecords(pool, settings.postgres.timeout)
-        boxes = toolboxes(catalogue, await stack.enter_async_context(offered(settings, tool_records)))
         state = await stack.enter_async_context(
             redis.client(
                 settings.redis.state_url.get_secret_value(),
@@ -90,7 +89,7 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             worker=worker_name(),
             staffing=staffing,
             toolboxes=boxes,
-            tool_records=tool_records,
+            tool_records=ToolRecords(pool, settings.postgres.timeout),
             repository=repository,
             publisher=publish,
             writer=writer,

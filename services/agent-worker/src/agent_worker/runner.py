@@ -17,7 +17,6 @@ from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop, Plan
 from agent_worker.progress import RunLog
-from agent_worker.reports import Reports
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
@@ -26,8 +25,8 @@ from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
 from agent_worker.stream_writer import StreamWriter
 from agent_worker.tool_records import ToolRecords
+from agent_worker.tooling import tool_context
 from agent_worker.tools.base import Toolbox
-from agent_worker.tools.context import ToolContext
 from common import batches, streams
 from common.admission import release
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
@@ -230,9 +229,7 @@ class Runner:
             ),
             temperature=agent.temperature if task.temperature is None else task.temperature,
         )
-        reports = Reports(task.task_id, log, equipment.tool_records)
-        context = ToolContext(task.task_id, task.tenant_id, task.user_id, task.conversation_id, reports.tell)
-        tools = equipment.toolboxes[agent.name].within(context)
+        tools = equipment.toolboxes[agent.name].within(tool_context(task, log, equipment.tool_records))
         agent_loop = AgentLoop(plan, tools, accounts, equipment.retry)
         acquired = Acquired(found.fence, found.attempts, found.started_at or now(), found.parked_seconds)
         run = Run(

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from agent_worker.tools.context import Passage
 from common import postgres
 from common.postgres import Pool
 
 _REPORT = "SELECT runtime.report_progress($1, $2, $3)"
 _SEARCH = "SELECT * FROM runtime.search_documents($1, $2, $3)"
 _NAMES = "SELECT name FROM runtime.documents_of_run($1)"
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A part of a document, by its number from 1 on."""
-
-    document: str
-    number: int
-    passages: int
-    text: str
 
 
 class ToolRecords:

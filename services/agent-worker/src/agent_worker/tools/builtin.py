@@ -8,16 +8,18 @@ from agent_worker.tools.base import Tool, Toolbox
 from agent_worker.tools.calculator import calculator
 from agent_worker.tools.clock import current_time
 from agent_worker.tools.progress import report_progress
+from agent_worker.tools.searching import search_documents
 from common.catalogue import Catalogue
 from common.errors import ConfigurationError
 
 
 def builtin_tools(*served: Tool) -> dict[str, Tool]:
-    """By name; `served` are those that need a server or the network."""
+    """By name; `served` are those that keep connections."""
     tools = (
         Tool.of(calculator, timeout=2.0),
         Tool.of(current_time, timeout=2.0),
         Tool.of(report_progress, timeout=5.0),
+        Tool.of(search_documents),
         *served,
     )
     return {tool.spec.name: tool for tool in tools}

@@ -16,7 +16,7 @@ import orjson
 from agent_worker.tools.processes import LENGTH_BYTES
 from agent_worker.tools.signature import Signature, ToolError
 
-_MEMORY_BYTES = 1024 * 1024 * 1024
+_MEMORY_BYTES = 512 * 1024 * 1024
 
 
 @cache

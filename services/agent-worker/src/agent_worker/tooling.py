@@ -1,4 +1,4 @@
-"""What a run's tools tell of how far it is: on its stream, and in its task's document."""
+"""What a run gives its tools: a way to tell how far it is, and its conversation's documents."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import structlog
 
 from agent_worker.progress import RunLog
 from agent_worker.tool_records import ToolRecords
+from agent_worker.tools.context import Passage, ToolContext
+from common.contracts import TaskSubmitted
 from common.contracts.base import now
 from common.errors import StoreUnavailable
 from common.storable import storable_text
@@ -16,10 +18,27 @@ from common.storable import storable_text
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Of one acquisition."""
+def tool_context(task: TaskSubmitted, log: RunLog, records: ToolRecords) -> ToolContext:
+    """Of one acquisition, whose log this is."""
+    reports = _Reports(task.task_id, log, records)
+    documents = _Documents(task.task_id, records)
+    return ToolContext(task.task_id, task.tenant_id, task.user_id, task.conversation_id, reports.tell, documents)
 
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    task_id: UUID
+    records: ToolRecords
+
+    async def search(self, query: str, limit: int) -> list[Passage]:
+        return await self.records.search(self.task_id, storable_text(query), limit)
+
+    async def names(self) -> list[str]:
+        return await self.records.document_names(self.task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reports:
     task_id: UUID
     log: RunLog
     records: ToolRecords
