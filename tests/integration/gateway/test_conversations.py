@@ -231,6 +231,8 @@ async def test_a_deleted_conversation_is_gone_with_all_that_was_said(
         assert await talk.begin(running) == "acquired"
         await other.answer(await other.say("kept"), "kept", "kept")
         await state.set(streams.key(tenant.id, talk.tasks[0]), "secret")
+        reported = """UPDATE runtime.runs SET progress = '{"message": "secret"}' WHERE task_id = ANY ($1)"""
+        await gateway.database.execute(reported, talk.tasks)
         answer = await talk.delete()
         assert (answer.status_code, answer.json()["complete"]) == (202, False)
         assert (await talk.get()).status_code == 404
@@ -297,7 +299,7 @@ async def _traces(gateway: Running, tasks: list[UUID]) -> dict[str, int]:
         ("history.dead_letters", "true"),
         ("runtime.steps", "true"),
         ("runtime.turns", "true"),
-        ("runtime.runs", "outcome IS NOT NULL"),
+        ("runtime.runs", "(outcome IS NOT NULL OR progress IS NOT NULL)"),
     ):
         statement = f"SELECT count(*) FROM {table} WHERE task_id = ANY ($1) AND {what}"
         if count := await gateway.database.fetchval(statement, tasks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import date
+from pathlib import Path
 
 from agent_worker.tools.base import Tool
 from agent_worker.tools.signature import ToolError
@@ -30,6 +31,12 @@ def for_ever() -> str:
     """Never ends."""
     while True:
         time.sleep(0)
+
+
+def for_ever_after(path: str) -> str:
+    """Never ends, once it has written a file."""
+    Path(path).touch()
+    return for_ever()
 
 
 def gluttonous() -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from agent_worker.settings import environment_of_tools
 from agent_worker.tools.base import Tool, Toolbox
 from agent_worker.tools.processes import Processes
 from common.errors import ConfigurationError
+from tests.stage import eventually
 from tests.unit.agent_worker import computing
 
 
@@ -50,15 +52,28 @@ async def test_what_does_not_end_is_killed_and_the_next_call_has_a_new_process(p
     assert after != before
 
 
-async def test_a_cut_run_leaves_no_process_behind(processes: Processes) -> None:
+async def test_a_cut_run_leaves_no_process_behind(processes: Processes, tmp_path: Path) -> None:
     pid = int((await run(processes, Tool.of(computing.whoami, timeout=60.0)))[0].split()[0])
-    computation = asyncio.create_task(run(processes, Tool.of(computing.for_ever, timeout=60.0)))
-    await asyncio.sleep(0)
+    begun = tmp_path / "begun"
+    endless = Tool.of(computing.for_ever_after, timeout=60.0)
+    computation = asyncio.create_task(run(processes, endless, path=str(begun)))
+
+    async def is_begun() -> bool:
+        return begun.exists()
+
+    await eventually(is_begun, 60)
     computation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await computation
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     assert await run(processes, Tool.of(computing.square, timeout=60.0), n=2) == ("4", False)
-    await processes.__aexit__()
+
+
+async def test_when_the_worker_stops_its_processes_do() -> None:
+    async with Processes(1, environment_of_tools()) as processes:
+        pid = int((await run(processes, Tool.of(computing.whoami, timeout=60.0)))[0].split()[0])
+        os.kill(pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

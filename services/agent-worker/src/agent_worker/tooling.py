@@ -16,6 +16,8 @@ from common.errors import StoreUnavailable
 from common.storable import storable_text
 
 _log = structlog.get_logger(__name__)
+_MOST_REPORTS = 1_000
+_LONGEST_MESSAGE = 500
 
 
 def tool_context(task: TaskSubmitted, log: RunLog, records: ToolRecords) -> ToolContext:
@@ -37,17 +39,26 @@ class _Documents:
         return await self.records.document_names(self.task_id)
 
 
-@dataclass(frozen=True, slots=True)
 class _Reports:
-    task_id: UUID
-    log: RunLog
-    records: ToolRecords
+    """A tool of another package may report in a loop: what it tells is bounded, and so is how often."""
+
+    def __init__(self, task_id: UUID, log: RunLog, records: ToolRecords) -> None:
+        self._task_id = task_id
+        self._log = log
+        self._records = records
+        self._left = _MOST_REPORTS
 
     async def tell(self, message: str, percentage: float) -> None:
         """The newest replaces those before. The document may miss one, the stream does not."""
-        told = {"message": storable_text(message), "percentage": round(percentage, 1)}
-        self.log.emit("status", {"status": "running", "progress": told})
+        if self._left == 0:
+            return
+        self._left -= 1
+        told = {
+            "message": storable_text(message[:_LONGEST_MESSAGE]),
+            "percentage": round(min(100.0, max(0.0, percentage)), 1),
+        }
+        self._log.emit("status", {"status": "running", "progress": told})
         try:
-            await self.records.report(self.task_id, self.log.fence, {**told, "at": now().isoformat()})
+            await self._records.report(self._task_id, self._log.fence, {**told, "at": now().isoformat()})
         except StoreUnavailable as error:
-            _log.warning("run.progress_not_recorded", task_id=str(self.task_id), error=str(error))
+            _log.warning("run.progress_not_recorded", task_id=str(self._task_id), error=str(error))

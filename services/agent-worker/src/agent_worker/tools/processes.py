@@ -74,7 +74,12 @@ class Processes:
             if process.returncode is None:
                 return process
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "agent_worker.tools.process", stdin=PIPE, stdout=PIPE, env=dict(self._environment)
+            sys.executable,
+            *("-m", "agent_worker.tools.process"),
+            stdin=PIPE,
+            stdout=PIPE,
+            env=dict(self._environment),
+            start_new_session=True,  # whoever stops the worker's whole group lets it end its runs first
         )
 
 
