@@ -11,6 +11,7 @@ from agent_worker.assembly import assembled
 from agent_worker.pauses import PauseKeeper
 from agent_worker.quarantine import EXIT_CODES
 from agent_worker.settings import WorkerSettings, worker_name
+from common.catalogue import load_catalogue
 from common.contracts import Contract, TaskSubmitted
 from common.lifecycle import run, stop
 from common.messaging.consumer import hearing_control
@@ -50,9 +51,10 @@ async def serve_one(settings: WorkerSettings, stopping: asyncio.Event) -> Dispos
     line = await lines.readline()
     if not line.endswith(b"\n"):
         return None
+    catalogue = load_catalogue(settings.catalogue.dir)
     given = Given(TaskSubmitted.decode(line))
     async with AsyncExitStack() as stack:
-        made = await stack.enter_async_context(assembled(settings, worker_name() + NAME, None))
+        made = await stack.enter_async_context(assembled(settings, catalogue, worker_name() + NAME, None))
         supervisor = made.supervisor
         keeper = PauseKeeper(made.repository, {}, lambda _: None, supervisor.park)
 

@@ -39,7 +39,7 @@ from agent_worker.tools.builtin import toolboxes
 from agent_worker.tools.guard import Guard
 from agent_worker.tools.offered import offered
 from common import postgres, redis
-from common.catalogue import Catalogue, load_catalogue
+from common.catalogue import Catalogue
 from common.errors import CacheUnavailable
 from common.lifecycle import stop
 from common.messaging.connection import Broker
@@ -56,7 +56,6 @@ class Assembled:
     """A worker that is ready to run what it is given."""
 
     worker: str
-    catalogue: Catalogue
     pool: Pool
     state: redis.Client
     publisher: RabbitPublisher
@@ -68,10 +67,11 @@ class Assembled:
 
 
 @asynccontextmanager
-async def assembled(settings: WorkerSettings, worker: str, quarantine: Quarantine | None) -> AsyncIterator[Assembled]:
+async def assembled(
+    settings: WorkerSettings, catalogue: Catalogue, worker: str, quarantine: Quarantine | None
+) -> AsyncIterator[Assembled]:
     """Open every connection, and begin what goes on in the background; taken down in reverse."""
     async with AsyncExitStack() as stack:
-        catalogue = load_catalogue(settings.catalogue.dir)
         boxes = toolboxes(catalogue, await stack.enter_async_context(offered(settings)))
         pool = await stack.enter_async_context(postgres.pool(settings.postgres, AGENT_WORKER, role="laneway_worker"))
         await check_prices(pool, settings.postgres.timeout, catalogue)
@@ -118,7 +118,7 @@ async def assembled(settings: WorkerSettings, worker: str, quarantine: Quarantin
             asyncio.create_task(keys.run(), name="keys"),
         )
         try:
-            yield Assembled(worker, catalogue, pool, state, publish, broker, repository, supervisor, tasks)
+            yield Assembled(worker, pool, state, publish, broker, repository, supervisor, tasks)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()
         finally:

@@ -20,6 +20,7 @@ from agent_worker.report_records import WorkerReports
 from agent_worker.reporting import report_forever, retire
 from agent_worker.retiring import Term, retire_in_time
 from agent_worker.settings import WorkerSettings, worker_name
+from common.catalogue import load_catalogue
 from common.contracts import Contract
 from common.health import Advisory, Check, serving_health
 from common.lifecycle import stop, until_stopped
@@ -35,9 +36,10 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     if settings.simulated:
         _log.warning("providers.simulated", meaning="every answer of this worker is simulated: no model is called")
     async with AsyncExitStack() as stack:
+        catalogue = load_catalogue(settings.catalogue.dir)
+        slots = Slots(settings.slots, served_tiers(settings.lanes, catalogue.tiers))
         quarantine = Quarantine(settings.grace_seconds)
-        made = await stack.enter_async_context(assembled(settings, worker_name(), quarantine))
-        slots = Slots(settings.slots, served_tiers(settings.lanes, made.catalogue.tiers))
+        made = await stack.enter_async_context(assembled(settings, catalogue, worker_name(), quarantine))
         await stack.enter_async_context(serving_health(settings.health, _checks(made, stopping)))
         flex = {tier: FlexLane(made.broker, lane(tier)) for tier in slots.guaranteed}
         dispatcher = Dispatcher(slots, flex, made.supervisor.start)
