@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent_worker.repository import Acquisition
+from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
+from common.contracts.runs import cancelled_before_it_began
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,10 @@ class Acquired:
         if self.fence == 1:
             return 0.0
         return min(timeout, (now() - self.started_at).total_seconds() - self.parked_seconds)
+
+
+def decided_end(task: TaskSubmitted, found: Acquisition) -> RunFinished:
+    """The end as it was decided; for a task that was cancelled before it ran nobody has written it down yet."""
+    if found.outcome is not None:
+        return RunFinished.decode(found.outcome)
+    return cancelled_before_it_began(task.task_id, task.tenant_id, task.tier, found.fence, found.finished_at or now())

@@ -1,9 +1,8 @@
 """The agent loop: ask the model, run the tools it asks for, repeat until it ends its turn.
 
-An async generator of what happens, which also ends where people are to approve what the model wants. It knows nothing
-of brokers, databases or HTTP: before each model call it asks `Calls` for leave, which checks the fence, saves the step
-before, and takes the money hold; after each it reports what the call used. It may be cancelled at any await; what a
-call used until it was cut is reported all the same.
+An async generator of what happens, until the model is done or people are to approve what it wants. It knows nothing of
+brokers, databases or HTTP: `Calls` gives leave for each model call, with its hold, and is told what it used. It may be
+cancelled at any await; what a call used until it was cut is reported all the same.
 """
 
 from __future__ import annotations
@@ -104,7 +103,8 @@ class AgentLoop:
         gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises `ProviderError` where the models
         failed for good, `LimitReachedError`, `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` raises.
         """
-        self._history, self._told, self._repaired = self._shown(history or History()), 0, repaired
+        given = history or History()
+        self._history, self._told, self._repaired = given if self.tools.specs else given.without_tools(), 0, repaired
         began, total = monotonic() - passed, used or Usage()
         if self.tools.missing:
             yield ToolsMissing(self.tools.missing)
@@ -183,9 +183,6 @@ class AgentLoop:
         for result in results:
             yield ToolEnded(result)
         yield StepEnded(replace(step, turns=(*step.turns, tool_turn(results))))
-
-    def _shown(self, history: History) -> History:
-        return history if self.tools.specs else history.without_tools()
 
     def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
         """Let go what the model's window has no room for; told where that is more than before."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import partial
 
 import structlog
 
@@ -234,7 +235,12 @@ class Run:
             step=self._checkpoint.next_step,
             events=events,
         )
-        await self._publish(progressed, f"{self.task.task_id}:{last_id}")
+        stable_id = f"{self.task.task_id}:{last_id}"
+        await until_available(
+            lambda: self._publisher.publish(
+                EVENTS, progressed.kind, progressed, subject=self.task.task_id, stable_id=stable_id
+            )
+        )
         self.log.mark_durable(last_id)
         return last_id
 
@@ -286,19 +292,9 @@ class Run:
     async def _give_back(self, *, deferred: bool = False) -> None:
         """Save the step that is finished, and let another worker go on: at once, or when it comes again."""
         self.given_back = True
+        release = partial(self._repository.release, self.task.task_id, self.fence, self._checkpoint.unsaved)
         try:
             async with asyncio.timeout(_GIVE_BACK_SECONDS):
-                await until_available(
-                    lambda: self._repository.release(
-                        self.task.task_id, self.fence, self._checkpoint.unsaved, deferred=deferred
-                    )
-                )
+                await until_available(lambda: release(deferred=deferred))
         except TimeoutError:  # another worker takes it when its lease has run out
             _log.warning("run.not_released", task_id=str(self.task.task_id))
-
-    async def _publish(self, contract: RunProgressed, stable_id: str) -> None:
-        await until_available(
-            lambda: self._publisher.publish(
-                EVENTS, contract.kind, contract, subject=self.task.task_id, stable_id=stable_id
-            )
-        )

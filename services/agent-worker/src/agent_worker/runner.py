@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from agent_worker.accounts import RunAccounts, until_available
-from agent_worker.acquired import Acquired
+from agent_worker.acquired import Acquired, decided_end
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
@@ -37,7 +37,7 @@ from common.admission import release
 from common.answer_schema import AnswerForm
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
-from common.contracts.runs import RunError, TerminalStatus, cancelled_before_it_began
+from common.contracts.runs import RunError, TerminalStatus
 from common.ending import tell_end
 from common.errors import BrokerUnavailable, CacheUnavailable
 from common.messaging.publisher import Publisher
@@ -94,7 +94,7 @@ class Runner:
         if found is None:
             return Disposition.RETURN
         if found.decision == "finished":
-            await self._conclude(task, _stored(task, found))
+            await self._conclude(task, decided_end(task, found))
             return Disposition.DONE
         if found.decision == "parked":
             # It comes again when it is woken: the slot is free at once.
@@ -295,10 +295,3 @@ class Runner:
         if task.batch is not None:
             with contextlib.suppress(CacheUnavailable):
                 await batches.ring(self._equipment.redis, task.tenant_id, task.batch.id)
-
-
-def _stored(task: TaskSubmitted, found: Acquisition) -> RunFinished:
-    """The end as it was decided; for a task that was cancelled before it ran nobody has written it down yet."""
-    if found.outcome is not None:
-        return RunFinished.decode(found.outcome)
-    return cancelled_before_it_began(task.task_id, task.tenant_id, task.tier, found.fence, found.finished_at or now())
