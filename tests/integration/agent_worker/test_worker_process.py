@@ -173,3 +173,24 @@ async def test_a_model_without_a_price_is_told_at_start(world: World, tmp_path: 
     settings = settings_of(world).model_copy(update={"catalogue": CatalogueFiles(dir=tmp_path)})
     with pytest.raises(ConfigurationError, match=r"no price now: 'gpt-9' of openai\. .*laneway-billing prices apply"):
         await serve(settings, asyncio.Event())
+
+
+async def test_it_ends_by_itself_after_its_runs_and_what_it_holds_is_finished(world: World) -> None:
+    stopping = asyncio.Event()
+    settings = settings_of(world).model_copy(update={"retire_after_runs": 3, "grace_seconds": 60})
+    process = asyncio.create_task(serve(settings, stopping))
+    slow = world.task("[[sim tokens=60 tps=15]] hi")
+    await world.submit(slow)
+
+    async def running() -> bool:
+        return bool(await world.owner.fetchval("SELECT count(*) FROM runtime.runs WHERE task_id = $1", slow.task_id))
+
+    await world.until(running, 30)
+    for _ in range(3):
+        await world.submit(world.task("[[sim text=done]] hi"))
+    async with asyncio.timeout(60):
+        await stopping.wait()
+    assert not process.done(), "it still has a run"
+    assert (await world.heard.end(slow.task_id, 60)).status == "completed"
+    async with asyncio.timeout(60):
+        await process

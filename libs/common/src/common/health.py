@@ -1,6 +1,7 @@
 """`/health/live`, `/health/ready`, `/health` and `/metrics`, for every service in the same words.
 
-Live means that this process works; it never depends on another server. Ready means that what it needs answers; what it
+Live means that this process works: its event loop is not seconds late again and again. It never depends on another
+server. Ready means that what it needs answers; what it
 can do without for a while is shown beside that, as degraded.
 """
 
@@ -20,10 +21,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from common.listening import QuietServer, listen
+from common.loop_lag import LoopLag, measuring_lag
 from common.settings import Health
 
 Check = Callable[[], Awaitable[bool]]
 _CHECK_SECONDS = 2.0
+# By then answers miss their deadlines, and leases end while their runs go on.
+_MOST_LAG_SECONDS = 2.0
 _WORDS = ("ok", "degraded", "unavailable")
 
 
@@ -59,11 +63,14 @@ async def _checked(check: Check) -> bool:
         return False
 
 
-def health_routes(checks: Mapping[str, Check], registry: CollectorRegistry = REGISTRY) -> list[Route]:
+def health_routes(checks: Mapping[str, Check], lag: LoopLag, registry: CollectorRegistry = REGISTRY) -> list[Route]:
     """The routes, for an application of one's own; with a registry of its own, that one is shown."""
 
     async def live(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        late = lag.seconds > _MOST_LAG_SECONDS
+        status = "unavailable" if late else "ok"
+        document = {"status": status, "event_loop_lag_seconds": round(lag.seconds, 3)}
+        return JSONResponse(document, status_code=503 if late else 200)
 
     async def ready(_: Request) -> Response:
         status, words = await report(checks)
@@ -85,17 +92,18 @@ def health_routes(checks: Mapping[str, Check], registry: CollectorRegistry = REG
 async def serving_health(health: Health, checks: Mapping[str, Check]) -> AsyncIterator[None]:
     """Serve the routes on a port of their own while the context lasts. Raises `Unavailable` where it is taken."""
     listener = listen(health.host, health.port)
-    config = uvicorn.Config(
-        Starlette(routes=health_routes(checks)),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    server = QuietServer(config)
-    task = asyncio.create_task(server.serve([listener]), name="health")
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await asyncio.wait({task}, timeout=3)
+    async with measuring_lag(REGISTRY) as lag:
+        config = uvicorn.Config(
+            Starlette(routes=health_routes(checks, lag)),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        server = QuietServer(config)
+        task = asyncio.create_task(server.serve([listener]), name="health")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await asyncio.wait({task}, timeout=3)

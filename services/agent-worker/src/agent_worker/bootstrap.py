@@ -34,6 +34,7 @@ from agent_worker.resilience.breakers import Breakers
 from agent_worker.resilience.deadlines import Deadlines, Timed
 from agent_worker.resilience.retry import Retry
 from agent_worker.response_cache import Responses
+from agent_worker.retiring import Term, retire_in_time
 from agent_worker.runner import Equipment, Runner
 from agent_worker.settings import WorkerSettings, read_keys, worker_name
 from agent_worker.staffing import Staffing
@@ -151,7 +152,9 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                     asyncio.create_task(keeper.run(), name="pauses"),
                     *(asyncio.create_task(gate.run(), name=f"gate:{tier}") for tier, gate in gates.items()),
                 ]
+                term = Term(settings.retire_after_runs, settings.retire_above_mb)
                 filling = [
+                    asyncio.create_task(retire_in_time(term, lambda: supervisor.served, stopping), name="retiring"),
                     asyncio.create_task(dispatcher.run(), name="lending"),
                     asyncio.create_task(report_forever(reports, equipment.worker, slots), name="reporting"),
                 ]

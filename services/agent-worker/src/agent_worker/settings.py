@@ -93,6 +93,18 @@ class WorkerSettings(ProviderSettings):
     max_attempts: int = Field(
         default=5, ge=1, lt=DELIVERY_LIMIT, description="acquisitions of one run before it is given up"
     )
+    retire_after_runs: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000_000,
+        description="runs after which the worker drains and ends, for a fresh one; unset: never",
+    )
+    retire_above_mb: int | None = Field(
+        default=None,
+        ge=64,
+        le=10_000_000,
+        description="megabytes of memory above which it does; unset: whatever it takes up",
+    )
     tool_processes: int = Field(default=2, ge=1, le=1000, description="processes for tools that compute")
     fetch_networks: Networks = Field(
         default=(),

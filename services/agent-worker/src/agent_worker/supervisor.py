@@ -37,6 +37,8 @@ class Supervisor:
         self._runs: dict[UUID, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._active: dict[UUID, asyncio.Task[None]] = {}
+        self.served = 0
+        """Deliveries that this process has settled."""
         self.runner: Runner | None = None
 
     @property
@@ -53,6 +55,7 @@ class Supervisor:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self.served += 1
         if not task.cancelled() and task.exception() is not None:
             _log.error("delivery.unsettled", error=repr(task.exception()))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fastapi import APIRouter, FastAPI
 
 from common.health import Check, health_routes
+from common.loop_lag import LoopLag
 from gateway.failures import install
 from gateway.metrics import Metrics
 
@@ -20,7 +21,7 @@ _SIMULATED = "\n**Answers here are simulated**: no model is called. Responses sa
 
 
 def application(
-    routers: Sequence[APIRouter], checks: Mapping[str, Check], metrics: Metrics, *, simulated: bool
+    routers: Sequence[APIRouter], checks: Mapping[str, Check], lag: LoopLag, metrics: Metrics, *, simulated: bool
 ) -> FastAPI:
     """The ASGI application."""
     app = FastAPI(
@@ -32,6 +33,6 @@ def application(
     )
     for router in routers:
         app.include_router(router)
-    app.router.routes.extend(health_routes(checks, metrics.registry))
+    app.router.routes.extend(health_routes(checks, lag, metrics.registry))
     install(app)
     return app

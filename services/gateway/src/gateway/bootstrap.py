@@ -15,6 +15,7 @@ from common import postgres, redis
 from common.catalogue import load_catalogue
 from common.health import Advisory, Check
 from common.lifecycle import stop
+from common.loop_lag import measuring_lag
 from common.messaging.connection import Broker
 from common.messaging.consumer import depth, hearing_control
 from common.messaging.publisher import RabbitPublisher, publisher
@@ -181,6 +182,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 admin.users(administration, identities, catalogue.tier_names),
             ],
             _checks(draining, sender, database, state),
+            await stack.enter_async_context(measuring_lag(metrics.registry)),
             metrics,
             simulated=settings.simulated,
         )
