@@ -164,7 +164,7 @@ def test_whatever_happens_it_is_probed_by_one_at_a_time_and_can_close(steps: lis
         circuit = life.circuit
         assert 0 <= circuit.probing <= RULES.probes
         assert circuit.probing <= sum(life.calls)
-        assert circuit.wait(life.now) <= RULES.longest_rest
+        assert circuit.wait(life.now) <= RULES.longest_rest + 1e-6  # a sum of floats, less one of its parts
         assert len(circuit.slices) <= 10
         assert not (circuit.opened and circuit.slices)
     while life.calls:
