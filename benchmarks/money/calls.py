@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from agent_worker.accounts import until_available
 from agent_worker.repository import CallRequest, RunRepository
 from benchmarks.figures import Figure, ratio
 from benchmarks.stand import RUNS, run
@@ -156,8 +157,8 @@ async def _hold(repository: RunRepository, task: Task, number: int) -> None:
     request = CallRequest(
         attempt_id(task.task_id, number, number), number, number, "anna", PROVIDER, MODEL, 1000, 1000, None
     )
-    while (leave := await repository.begin_call(task.tenant_id, task.task_id, 1, request, None)).verdict != "held":
-        assert leave.verdict == "wait", leave
+    leave = await until_available(lambda: repository.begin_call(task.tenant_id, task.task_id, 1, request, None))
+    assert leave.verdict == "held", leave
 
 
 def _record(task: Task, number: int) -> UsageRecorded:

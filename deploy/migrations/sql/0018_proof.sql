@@ -8,7 +8,7 @@ CREATE TABLE billing.earlier_caps (
   subject text COLLATE "C" NOT NULL,
   period date NOT NULL,
   until timestamptz NOT NULL,
-  cap numeric(20, 10) NOT NULL,
+  cap numeric(20, 10),  -- NULL: there was none
   PRIMARY KEY (tenant_id, scope, subject, period, until)
 );
 CALL identity.protect('billing.earlier_caps', 'laneway_billing');
@@ -24,7 +24,7 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION billing.keep_earlier_cap FROM PUBLIC;
 CREATE TRIGGER earlier_cap AFTER UPDATE OF cap ON billing.balances
-  FOR EACH ROW WHEN (OLD.cap <> NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
+  FOR EACH ROW WHEN (OLD.cap IS DISTINCT FROM NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
 
 CREATE INDEX holds_of_day ON billing.holds (tenant_id, day);
 
@@ -75,17 +75,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   ), changed AS (
     SELECT DISTINCT e.scope, e.subject, e.period FROM billing.earlier_caps e WHERE e.tenant_id = p_tenant
   ), capped AS (
-    SELECT r.*, coalesce(CASE WHEN c.scope IS NOT NULL THEN (
-      SELECT e.cap FROM billing.earlier_caps e
-      WHERE e.tenant_id = p_tenant AND e.scope = r.scope AND e.subject = r.subject AND e.period = r.period AND e.until > r.at
-      ORDER BY e.until LIMIT 1) END, b.cap, 0) AS cap_then
+    SELECT r.*, CASE WHEN e.until IS NULL THEN b.cap ELSE e.cap END AS cap_then
     FROM running r LEFT JOIN changed c USING (scope, subject, period)
+    LEFT JOIN LATERAL (
+      SELECT o.until, o.cap FROM billing.earlier_caps o
+      WHERE c.scope IS NOT NULL AND o.tenant_id = p_tenant AND o.scope = r.scope AND o.subject = r.subject
+        AND o.period = r.period AND o.until > r.at
+      ORDER BY o.until LIMIT 1) AS e ON true
     LEFT JOIN billing.balances b
       ON b.tenant_id = p_tenant AND b.scope = r.scope AND b.subject = r.subject AND b.period = r.period
+    WHERE r.opens
   ), fullest AS (
     SELECT DISTINCT ON (c.scope, c.subject, c.period) c.scope, c.subject, c.period,
            c.held_then + c.charged_then AS peak, c.cap_then AS cap
-    FROM capped c WHERE c.opens
+    FROM capped c
     ORDER BY c.scope, c.subject, c.period, c.cap_then - c.held_then - c.charged_then
   )
   SELECT t.scope, t.subject, t.period, t.holds, t.held, t.charged, f.peak, f.cap
