@@ -26,7 +26,7 @@ from tests.acceptance.stack import Stack
 from tests.servers import Servers
 from tests.stage import Stage
 
-RECORDS = 20_000
+RECORDS = 10_000
 TENANTS = 50
 IN_FLIGHT = 500
 # Each call has its hold, and its tenant, user and run their balances, as they are when its record comes.

@@ -78,12 +78,12 @@ def as_csv(month: Mapping[str, Any]) -> str:
     for document in month["documents"]:
         head = [document["month"], document["state"], document["kind"], document["number"]]
         for line in document["lines"]:
-            named = [_cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
+            named = [cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
             counted = [line[name] for name in ("calls", "input_tokens", "output_tokens", "amount_usd")]
             writer.writerow([*head, *named, *counted])
     return text.getvalue()
 
 
-def _cell(value: str | None) -> str:
+def cell(value: str | None) -> str:
     """Text that tenants choose, such as a user's id, is no formula."""
     return "" if value is None else f"'{value}" if value.startswith(_FORMULA) else value
