@@ -35,26 +35,26 @@ _FILL = (
     """
     INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, fence, step, call, provider, model, price_id,
                                amount, charged, state, day, opened_at, resolved_at)
-    SELECT attempt_id, $1, 'user-' || i % 40, task_id, 1, 1, 1, provider, model, price_id, 0.01, cost, 'settled', day,
-           at AT TIME ZONE 'UTC', (at + interval '3 seconds') AT TIME ZONE 'UTC' FROM calls
+    SELECT attempt_id, $1::uuid, 'user-' || i % 40, task_id, 1, 1, 1, provider, model, price_id, 0.01, cost, 'settled',
+           day, at AT TIME ZONE 'UTC', (at + interval '3 seconds') AT TIME ZONE 'UTC' FROM calls
     """,
     """
     INSERT INTO billing.usage (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
       input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
       vector, estimated, price_id, cost, charge, variance, metadata, recorded_at)
-    SELECT attempt_id, $1, 'user-' || i % 40, task_id, 'agent-' || i % 3, provider, model, 1, 1, 700, 0, 0, 0, 100, 0,
-      '{}', false, price_id, cost, cost, 0, jsonb_build_object('team', 'team-' || i % 7), at AT TIME ZONE 'UTC'
+    SELECT attempt_id, $1::uuid, 'user-' || i % 40, task_id, 'agent-' || i % 3, provider, model, 1, 1, 700, 0, 0, 0,
+      100, 0, '{}', false, price_id, cost, cost, 0, jsonb_build_object('team', 'team-' || i % 7), at AT TIME ZONE 'UTC'
     FROM calls
     """,
     f"""
     INSERT INTO billing.ledger (entry_id, kind, account, tenant_id, month, amount, attempt_id, hold_id, price_id)
-    SELECT attempt_id, 'usage', l.account, $1, {_MONTH}, l.sign * cost, attempt_id, attempt_id, price_id
+    SELECT attempt_id, 'usage', l.account, $1::uuid, {_MONTH}, l.sign * cost, attempt_id, attempt_id, price_id
     FROM calls CROSS JOIN LATERAL (VALUES ('receivable', 1), ('revenue', -1), ('cost', 1), ('payable:' || provider, -1))
       AS l (account, sign)
     """,
     """
     INSERT INTO billing.balances (tenant_id, scope, subject, period, cap, charged)
-    SELECT $1, s.scope, s.subject, s.period, 1000000, sum(c.cost) FROM calls c CROSS JOIN LATERAL (VALUES
+    SELECT $1::uuid, s.scope, s.subject, s.period, 1000000, sum(c.cost) FROM calls c CROSS JOIN LATERAL (VALUES
       ('run', c.task_id::text, 'epoch'::date), ('tenant_day', '', c.day), ('user_day', 'user-' || c.i % 40, c.day),
       ('tenant_month', '', date_trunc('month', c.day)::date)) AS s (scope, subject, period)
     GROUP BY 1, 2, 3, 4

@@ -115,6 +115,11 @@ async def test_every_success_is_as_described(
         document.check(f"{route}/invoices/{{month}}", await client.get(month, headers=headers))
         lines = await client.get(f"{month}/lines.csv", headers=headers)
         document.check(f"{route}/invoices/{{month}}/lines.csv", lines)
+        document.check(
+            f"{route}/invoices/{{month}}/invoice.pdf", await client.get(f"{month}/invoice.pdf", headers=headers)
+        )
+        by_label = await client.get(f"{month}/labels/team", headers=headers)
+        document.check(f"{route}/invoices/{{month}}/labels/{{label}}", by_label)
         document.check(f"{route}/usage", await client.get(f"{base}/usage", headers=headers))
         for suffix in ("csv", "jsonl"):
             records = await client.get(f"{base}/usage/records.{suffix}", headers=headers)

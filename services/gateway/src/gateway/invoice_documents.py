@@ -70,6 +70,26 @@ class InvoiceMonth(Document):
     documents: list[Invoice]
 
 
+class LabelLine(Document):
+    """The charges of the calls whose task has this value; null: of tasks without the label."""
+
+    value: str | None
+    calls: int
+    amount_usd: str = AMOUNT
+
+
+class InvoiceByLabel(Document):
+    """The charges of a month's calls by the values of a label of their tasks' metadata.
+
+    They sum to the usage lines of the month's documents; fee and allowance belong to no label.
+    """
+
+    month: str = _MONTH
+    label: str
+    lines: list[LabelLine]
+    total_usd: str = AMOUNT
+
+
 def as_csv(month: Mapping[str, Any]) -> str:
     """All lines of a month, one a row; they sum to its total."""
     text = StringIO()
