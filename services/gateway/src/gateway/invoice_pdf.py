@@ -9,7 +9,7 @@ from fpdf import FPDF, FontFace
 from fpdf.enums import TableBordersLayout
 
 _HEADING = ("What", "Agent", "User", "Calls", "Input tokens", "Output tokens", "USD")
-_WIDTHS = (46, 22, 30, 14, 24, 24, 30)
+_WIDTHS = (40, 20, 42, 13, 22, 24, 27)
 _ALIGN = ("LEFT", "LEFT", "LEFT", "RIGHT", "RIGHT", "RIGHT", "RIGHT")
 _KINDS = {"allowance": "Free allowance", "fee": "Monthly fee"}
 _NAMES = {"invoice": "Invoice", "credit_note": "Credit note"}
@@ -60,12 +60,14 @@ def _head(pages: FPDF, document: Mapping[str, Any], tenant: str) -> None:
 
 def _lines(pages: FPDF, document: Mapping[str, Any]) -> None:
     pages.set_font("helvetica", size=8)
+    pages.set_line_width(0.1)
+    pages.set_draw_color(*_GREY)
     with pages.table(
         col_widths=_WIDTHS,
         text_align=_ALIGN,
         headings_style=FontFace(emphasis="BOLD", fill_color=(235, 235, 235)),
         borders_layout=TableBordersLayout.HORIZONTAL_LINES,
-        line_height=5,
+        line_height=4,
         padding=1,
     ) as rows:
         for cells in (_HEADING, *(_cells(line) for line in document["lines"])):
