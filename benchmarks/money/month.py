@@ -1,4 +1,4 @@
-"""A month with a million postings, four for each call: the time to its invoice, and to the proof of its books."""
+"""A month with a million postings, four for each call: the time to its invoice."""
 
 from __future__ import annotations
 
@@ -68,16 +68,14 @@ _FILL = (
 
 
 def measure(servers: Servers, logs: Path) -> list[Figure]:
-    """Seconds to close the month and issue its invoice, each time for the first time, and to prove its books."""
+    """Seconds to close the month and issue its invoice, each time for the first time."""
     del logs
     with staged(servers) as stage:
         tenant = stage.new_tenant(monthly_fee_usd="49", free_allowance_usd="10")
         run(_fill(stage, tenant))
         invoiced = [run(_invoiced(stage, tenant, keep=number == RUNS - 1)) for number in range(RUNS)]
-        proven = [run(_proven(stage, tenant)) for _ in range(RUNS)]
     return [
         Figure(f"a month's invoice over {POSTINGS:,} postings", "s", tuple(invoiced), better="less", must=5, aim=2),
-        Figure("the proof of that month", "s", tuple(proven), better="less"),
     ]
 
 
@@ -106,13 +104,4 @@ async def _invoiced(stage: Stage, tenant: UUID, *, keep: bool) -> float:
             assert issued is not None
             assert issued.total == closed.owed
             await (transaction.commit() if keep else transaction.rollback())
-        return perf_counter() - began
-
-
-async def _proven(stage: Stage, tenant: UUID) -> float:
-    async with _billing(stage) as pool:
-        month = await pool.fetchval(f"SELECT {_MONTH}")
-        began = perf_counter()
-        found = await pool.fetch("SELECT * FROM billing.proof_differences($1, $2)", tenant, month, timeout=600)
-        assert not found, found[:3]
         return perf_counter() - began

@@ -42,25 +42,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT h.* FROM billing.holds h
     WHERE h.tenant_id = p_tenant AND h.task_id IN (SELECT o.task_id FROM of_month o)
       AND NOT (h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
-  ), moves AS (
-    SELECT h.attempt_id, h.opened_at AS at, true AS opens, h.amount AS held, 0::numeric AS charged FROM of_runs h
-    UNION ALL
-    SELECT h.attempt_id, h.resolved_at, false, -h.amount, coalesce(l.amount, 0)
-    FROM of_runs h LEFT JOIN billing.ledger l ON l.entry_id = h.attempt_id AND l.account = 'receivable'
-    WHERE h.state IN ('settled', 'voided')
-    UNION ALL
-    SELECT l.attempt_id, l.posted_at, false, 0, l.amount
-    FROM billing.ledger l JOIN of_runs h USING (attempt_id)
-    WHERE l.account = 'receivable' AND l.kind IN ('reversal', 'correction') AND l.entry_id <> l.attempt_id
+  ), scoped AS (
+    SELECT h.attempt_id, h.opened_at, h.resolved_at, h.state, h.amount, s.scope, s.subject, s.period
+    FROM of_runs h CROSS JOIN LATERAL (VALUES
+      ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
+      ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+    ) AS s (scope, subject, period)
+    WHERE s.subject IS NOT NULL
+      AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
   )
-  SELECT s.scope, s.subject, s.period, m.at, m.opens, m.held, m.charged
-  FROM moves m JOIN of_runs h USING (attempt_id)
+  SELECT s.scope COLLATE "C", s.subject COLLATE "C", s.period, e.at, e.opens, e.held, e.charged
+  FROM scoped s LEFT JOIN billing.ledger l ON l.entry_id = s.attempt_id AND l.account = 'receivable'
   CROSS JOIN LATERAL (VALUES
-    ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
-    ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
-  ) AS s (scope, subject, period)
-  WHERE s.subject IS NOT NULL
-    AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
+    (s.opened_at, true, s.amount, 0::numeric),
+    (CASE WHEN s.state IN ('settled', 'voided') THEN coalesce(s.resolved_at, s.opened_at) END, false, -s.amount, coalesce(l.amount, 0))
+  ) AS e (at, opens, held, charged)
+  WHERE e.at IS NOT NULL
+  UNION ALL
+  SELECT s.scope, s.subject, s.period, l.posted_at, false, 0, l.amount
+  FROM billing.ledger l JOIN scoped s USING (attempt_id)
+  WHERE l.account = 'receivable' AND l.kind IN ('reversal', 'correction') AND l.entry_id <> l.attempt_id
 $$;
 
 -- The same added up, moment by moment: for each scope what is held and charged now, and the moment at which a hold came
