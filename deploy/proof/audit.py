@@ -18,6 +18,7 @@ from billing.pricing import NOTHING, price
 from common.contracts.usage import Usage
 
 _EXACT = ("input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens")
+_COUNTED = (*_EXACT, "cache_write_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,10 @@ class Compared:
 
 def compare(served: Iterable[Mapping[str, Any]], booked: Mapping[UUID, Booked]) -> Compared:
     """All calls that were served, with nothing under way any more, against all that are booked."""
-    compared, seen, since = Compared(), set[UUID](), float("inf")
-    for call in served:
-        since = min(since, call["started_at"])
+    compared, seen, calls = Compared(), set[UUID](), list(served)
+    since = min((call["started_at"] for call in calls), default=float("inf"))
+    # One that was refused counts nothing: it may have been made again at once, with another key.
+    for call in [call for call in calls if any(call[name] for name in _COUNTED)]:
         known = _known(call, booked)
         if known is None:
             compared.differences += _unknown(call)
@@ -80,7 +82,7 @@ def compare(served: Iterable[Mapping[str, Any]], booked: Mapping[UUID, Booked]) 
             _put(compared, call, known)
     for one in booked.values():
         if one.attempt_id not in seen:
-            compared.differences += _unserved(one, since)
+            _put_uncounted(compared, one, since)
     for provider, sums in compared.providers.items():
         if sums.difference:
             compared.differences.append(f"{provider} served {sums.difference:f} USD more than the books explain")
@@ -95,8 +97,8 @@ def _known(call: Mapping[str, Any], booked: Mapping[UUID, Booked]) -> Booked | N
 
 
 def _unknown(call: Mapping[str, Any]) -> Iterator[str]:
-    """A call without a hold; one that is not ours, or that was refused, counts nothing."""
-    if any(call[name] for name in _EXACT) and call["client_request_id"]:
+    """A call without a hold. One that names no attempt is not ours."""
+    if call["client_request_id"]:
         yield f"attempt {call['client_request_id']} was served and never held"
 
 
@@ -138,7 +140,14 @@ def _unequal(call: Mapping[str, Any], attempt: UUID, usage: Usage) -> Iterator[s
             yield f"attempt {attempt} has {name} {count}, and was served {call[name]}"
 
 
-def _unserved(one: Booked, since: float) -> Iterator[str]:
-    """A call that is charged for must have been served, as far back as the provider's audit goes."""
-    if one.usage is not None and one.request_id and not one.estimated and one.recorded_at >= since:
-        yield f"attempt {one.attempt_id} is in the books, and was never served"
+def _put_uncounted(compared: Compared, one: Booked, since: float) -> None:
+    """A call that the provider counts nothing of, as far back as its audit goes; an estimate of it is one too much."""
+    if one.usage is None or one.recorded_at < since:
+        return
+    if one.estimated:
+        sums = compared.of(one.provider)
+        sums.ledger += one.cost
+        sums.cut -= one.cost
+        sums.cut_calls += bool(one.cost)
+    elif one.request_id and one.usage.total_input_tokens + one.usage.output_tokens:
+        compared.differences.append(f"attempt {one.attempt_id} is in the books, and was never served")

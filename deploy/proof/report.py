@@ -74,7 +74,9 @@ def _month(month: Mapping[str, Any]) -> tuple[object, ...]:
 
 def _fullest(caps: Sequence[Mapping[str, Any]]) -> str:
     shares = [
-        (Decimal(cap["peak_usd"]) / Decimal(cap["cap_usd"]), cap["scope"]) for cap in caps if Decimal(cap["cap_usd"])
+        (Decimal(cap["peak_usd"]) / Decimal(cap["cap_usd"]), cap["scope"])
+        for cap in caps
+        if Decimal(cap["cap_usd"] or 0)
     ]
     share, scope = max(shares, default=(Decimal(0), "-"))
     return f"{scope} {share * 100:.0f} %"

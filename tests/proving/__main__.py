@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is broken")
     parser.add_argument("--seed", type=int, default=None, help="as an earlier run printed it")
     given = parser.parse_args()
+    logging.getLogger().addHandler(logging.NullHandler())  # of connections that break, as they are to
     seed = time.time_ns() % 10**9 if given.seed is None else given.seed
     print(f"{given.tenants} tenants, {given.runs} runs each, seed {seed}", flush=True)
     own = ServersOfThisRun(name="proof-", durable=True, environment={})

@@ -170,6 +170,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 BEGIN
   IF cardinality(p_tasks) > 1 THEN
     PERFORM FROM runtime.runs r WHERE r.task_id = ANY (p_tasks) ORDER BY r.task_id FOR NO KEY UPDATE;
+  END IF;
+  PERFORM billing.queue_for(p_tenants);
+  IF cardinality(p_tasks) > 1 THEN
     PERFORM billing.lock_balances(p_tenants, p_tasks, p_users);
   END IF;
   FOR i IN 1..cardinality(p_tasks) LOOP

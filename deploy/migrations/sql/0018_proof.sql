@@ -8,7 +8,7 @@ CREATE TABLE billing.earlier_caps (
   subject text COLLATE "C" NOT NULL,
   period date NOT NULL,
   until timestamptz NOT NULL,
-  cap numeric(20, 10) NOT NULL,
+  cap numeric(20, 10),  -- NULL: there was none
   PRIMARY KEY (tenant_id, scope, subject, period, until)
 );
 CALL identity.protect('billing.earlier_caps', 'laneway_billing');
@@ -24,7 +24,7 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION billing.keep_earlier_cap FROM PUBLIC;
 CREATE TRIGGER earlier_cap AFTER UPDATE OF cap ON billing.balances
-  FOR EACH ROW WHEN (OLD.cap <> NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
+  FOR EACH ROW WHEN (OLD.cap IS DISTINCT FROM NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
 
 CREATE INDEX holds_of_day ON billing.holds (tenant_id, day);
 
@@ -42,25 +42,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT h.* FROM billing.holds h
     WHERE h.tenant_id = p_tenant AND h.task_id IN (SELECT o.task_id FROM of_month o)
       AND NOT (h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
-  ), moves AS (
-    SELECT h.attempt_id, h.opened_at AS at, true AS opens, h.amount AS held, 0::numeric AS charged FROM of_runs h
-    UNION ALL
-    SELECT h.attempt_id, h.resolved_at, false, -h.amount, coalesce(l.amount, 0)
-    FROM of_runs h LEFT JOIN billing.ledger l ON l.entry_id = h.attempt_id AND l.account = 'receivable'
-    WHERE h.state IN ('settled', 'voided')
-    UNION ALL
-    SELECT l.attempt_id, l.posted_at, false, 0, l.amount
-    FROM billing.ledger l JOIN of_runs h USING (attempt_id)
-    WHERE l.account = 'receivable' AND l.kind IN ('reversal', 'correction') AND l.entry_id <> l.attempt_id
+  ), scoped AS (
+    SELECT h.attempt_id, h.opened_at, h.resolved_at, h.state, h.amount, s.scope, s.subject, s.period
+    FROM of_runs h CROSS JOIN LATERAL (VALUES
+      ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
+      ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+    ) AS s (scope, subject, period)
+    WHERE s.subject IS NOT NULL
+      AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
   )
-  SELECT s.scope, s.subject, s.period, m.at, m.opens, m.held, m.charged
-  FROM moves m JOIN of_runs h USING (attempt_id)
+  SELECT s.scope COLLATE "C", s.subject COLLATE "C", s.period, e.at, e.opens, e.held, e.charged
+  FROM scoped s LEFT JOIN billing.ledger l ON l.entry_id = s.attempt_id AND l.account = 'receivable'
   CROSS JOIN LATERAL (VALUES
-    ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
-    ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
-  ) AS s (scope, subject, period)
-  WHERE s.subject IS NOT NULL
-    AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
+    (s.opened_at, true, s.amount, 0::numeric),
+    (CASE WHEN s.state IN ('settled', 'voided') THEN coalesce(s.resolved_at, s.opened_at) END, false, -s.amount, coalesce(l.amount, 0))
+  ) AS e (at, opens, held, charged)
+  WHERE e.at IS NOT NULL
+  UNION ALL
+  SELECT s.scope, s.subject, s.period, l.posted_at, false, 0, l.amount
+  FROM billing.ledger l JOIN scoped s USING (attempt_id)
+  WHERE l.account = 'receivable' AND l.kind IN ('reversal', 'correction') AND l.entry_id <> l.attempt_id
 $$;
 
 -- The same added up, moment by moment: for each scope what is held and charged now, and the moment at which a hold came
@@ -75,17 +76,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   ), changed AS (
     SELECT DISTINCT e.scope, e.subject, e.period FROM billing.earlier_caps e WHERE e.tenant_id = p_tenant
   ), capped AS (
-    SELECT r.*, coalesce(CASE WHEN c.scope IS NOT NULL THEN (
-      SELECT e.cap FROM billing.earlier_caps e
-      WHERE e.tenant_id = p_tenant AND e.scope = r.scope AND e.subject = r.subject AND e.period = r.period AND e.until > r.at
-      ORDER BY e.until LIMIT 1) END, b.cap, 0) AS cap_then
+    SELECT r.*, CASE WHEN e.until IS NULL THEN b.cap ELSE e.cap END AS cap_then
     FROM running r LEFT JOIN changed c USING (scope, subject, period)
+    LEFT JOIN LATERAL (
+      SELECT o.until, o.cap FROM billing.earlier_caps o
+      WHERE c.scope IS NOT NULL AND o.tenant_id = p_tenant AND o.scope = r.scope AND o.subject = r.subject
+        AND o.period = r.period AND o.until > r.at
+      ORDER BY o.until LIMIT 1) AS e ON true
     LEFT JOIN billing.balances b
       ON b.tenant_id = p_tenant AND b.scope = r.scope AND b.subject = r.subject AND b.period = r.period
+    WHERE r.opens
   ), fullest AS (
     SELECT DISTINCT ON (c.scope, c.subject, c.period) c.scope, c.subject, c.period,
            c.held_then + c.charged_then AS peak, c.cap_then AS cap
-    FROM capped c WHERE c.opens
+    FROM capped c
     ORDER BY c.scope, c.subject, c.period, c.cap_then - c.held_then - c.charged_then
   )
   SELECT t.scope, t.subject, t.period, t.holds, t.held, t.charged, f.peak, f.cap

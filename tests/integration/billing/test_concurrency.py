@@ -20,7 +20,7 @@ from common.contracts.tasks import InputMessage
 from common.contracts.usage import Usage
 from common.postgres import Pool
 from tests.integration.billing.calls import MODEL, PROVIDER, Call, balances, settle
-from tests.stage import Stage
+from tests.stage import Stage, eventually
 
 HOLD = Decimal("0.007")
 USED = Usage(input_tokens=1500, output_tokens=300)
@@ -137,3 +137,31 @@ async def _assert_books(owner: Pool, tenant: object) -> None:
     assert books is not None
     assert (books["sum"], books["unsettled"], books["held"]) == (0, 0, 0)
     assert books["posted"] == books["runs"] == books["day"] == books["month"] > 0
+
+
+async def test_who_changes_balances_queues_for_the_tenant_and_for_no_other(
+    stage: Stage, pool: Pool, many: Pool
+) -> None:
+    """Waiting for the rows alone, those who came late may be served first, and one of them for ever."""
+    call, other = Call(stage.new_tenant(), uuid4()), Call(stage.new_tenant(), uuid4())
+    for one in (call, other):
+        assert await one.reserve(many) == "held"
+    async with many.acquire() as first:
+        transaction = first.transaction()
+        await transaction.start()
+        await first.execute("SELECT billing.queue_for(ARRAY[$1::uuid])", call.tenant_id)
+        waiting = asyncio.create_task(settle(pool, call.record(usage=USED)))
+        await settle(pool, other.record(usage=USED))
+
+        async def queued() -> bool:
+            count: int = await many.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            )
+            return count > 0
+
+        await eventually(queued, 30)
+        assert not waiting.done()
+        await transaction.rollback()
+    await waiting
+    for one in (call, other):
+        assert (await balances(many, one.tenant_id))["run"] == (Decimal(0), Decimal("0.003"))

@@ -103,7 +103,7 @@ async def test_every_success_is_as_described(
     document.check(own, await client.get(task["links"]["self"], headers=tenant.headers))
     document.check(f"{own}/events", await client.get(task["links"]["events"], headers=tenant.headers))
     await _finished(gateway, tenant.id, UUID(task["id"]))
-    for path, route in (("/v1/tasks", "/v1/tasks"), (task["links"]["self"], own), ("/v1/usage", "/v1/usage")):
+    for path, route in (("/v1/tasks", "/v1/tasks"), (task["links"]["self"], own)):
         document.check(route, await client.get(path, headers=tenant.headers))
     for base, headers in (
         ("/v1", tenant.headers),
@@ -115,6 +115,15 @@ async def test_every_success_is_as_described(
         document.check(f"{route}/invoices/{{month}}", await client.get(month, headers=headers))
         lines = await client.get(f"{month}/lines.csv", headers=headers)
         document.check(f"{route}/invoices/{{month}}/lines.csv", lines)
+        document.check(
+            f"{route}/invoices/{{month}}/invoice.pdf", await client.get(f"{month}/invoice.pdf", headers=headers)
+        )
+        by_label = await client.get(f"{month}/labels/team", headers=headers)
+        document.check(f"{route}/invoices/{{month}}/labels/{{label}}", by_label)
+        document.check(f"{route}/usage", await client.get(f"{base}/usage", headers=headers))
+        for suffix in ("csv", "jsonl"):
+            records = await client.get(f"{base}/usage/records.{suffix}", headers=headers)
+            document.check(f"{route}/usage/records.{suffix}", records)
     async with client.stream("POST", "/v1/chat/stream", json={"input": "x"}, headers=tenant.headers) as chat:
         chatted = UUID(chat.headers["x-laneway-task-id"])
         await streams.append(

@@ -135,3 +135,40 @@ async def test_only_who_may_reads_invoices(gateway: Running) -> None:
     ).status_code == 401
     for address in (f"/v1/admin/tenants/{uuid4()}/invoices", f"/v1/admin/tenants/{uuid4()}/invoices/2026-03"):
         assert (await gateway.client.get(address, headers=ADMIN)).status_code == 404
+
+
+async def test_charges_by_label_sum_to_the_usage_lines(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    await _terms(gateway, tenant, since="2026-02")
+    for amount in ("0.2000000001", "0.1", "0.4"):
+        await _posted(gateway, tenant, amount, user=None, month="2026-03")
+    await gateway.database.execute(
+        'UPDATE billing.usage SET metadata = \'{"team": "red"}\' WHERE tenant_id = $1 AND charge < 0.3', tenant.id
+    )
+    address = "/v1/invoices/2026-03/labels/team"
+    found = (await gateway.client.get(address, headers=tenant.headers)).json()
+    assert found["lines"] == [
+        {"value": "red", "calls": 2, "amount_usd": "0.3000000001"},
+        {"value": None, "calls": 1, "amount_usd": "0.4"},
+    ]
+    draft = (await gateway.client.get("/v1/invoices/2026-03", headers=tenant.headers)).json()["documents"][0]
+    usage = [Decimal(line["amount_usd"]) for line in draft["lines"] if line["kind"] == "usage"]
+    assert Decimal(found["total_usd"]) == sum(usage)
+    operators = address.replace("/v1", f"/v1/admin/tenants/{tenant.id}")
+    assert (await gateway.client.get(operators, headers=ADMIN)).json() == found
+
+
+async def test_a_month_is_a_pdf_of_all_its_documents(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    await _terms(gateway, tenant, since="2026-02")
+    for number in range(90):
+        await _posted(gateway, tenant, f"0.000000{number + 1:04}", user=f"user-{number}", month="2026-03")
+    await _posted(gateway, tenant, "0.1", user="\u7530\u4e2d", month="2026-03")
+    address = "/v1/invoices/2026-03/invoice.pdf"
+    answer = await gateway.client.get(address, headers=tenant.headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pdf")
+    assert answer.headers["content-disposition"] == 'attachment; filename="invoice-2026-03.pdf"'
+    assert answer.content.startswith(b"%PDF-")
+    assert answer.content.count(b"/Type /Page\n") >= 3
+    operators = address.replace("/v1", f"/v1/admin/tenants/{tenant.id}")
+    assert (await gateway.client.get(operators, headers=ADMIN)).content.startswith(b"%PDF-")

@@ -81,12 +81,23 @@ def test_a_call_is_served_once_and_only_with_a_hold() -> None:
         f"attempt {one.attempt_id} was served twice"
     ]
     assert _found(one, _served(one.attempt_id), _served(strange)) == [f"attempt {strange} was served and never held"]
-    refused = _served(strange, input_tokens=0, cache_read_tokens=0, output_tokens=0)
-    assert _found(one, _served(one.attempt_id), refused) == []
+    nothing = {"input_tokens": 0, "cache_read_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0}
+    assert _found(one, _served(one.attempt_id), _served(strange, **nothing)) == []
+    assert _found(one, _served(one.attempt_id, **nothing), _served(one.attempt_id)) == []
 
 
 def test_what_is_charged_for_was_served_as_far_back_as_the_audit_goes() -> None:
     one, other = _booked(recorded_at=99.0), _booked()
-    assert _found(one, _served(uuid4(), output_tokens=0, input_tokens=0, cache_read_tokens=0)) == []
-    found = _found(other, _served(uuid4(), output_tokens=0, input_tokens=0, cache_read_tokens=0))
+    assert (
+        _found(one, _served(uuid4(), output_tokens=0, input_tokens=0, cache_read_tokens=0, cache_write_tokens=0)) == []
+    )
+    found = _found(other, _served(uuid4(), output_tokens=0, input_tokens=0, cache_read_tokens=0, cache_write_tokens=0))
     assert found == [f"attempt {other.attempt_id} is in the books, and was never served"]
+
+
+def test_an_estimate_of_what_the_provider_counts_nothing_of_is_the_platforms() -> None:
+    one, other = _booked(estimated=True, request_id=None), _booked()
+    compared = compare([_served(other.attempt_id)], {booked.attempt_id: booked for booked in (one, other)})
+    sums = compared.providers["anthropic"]
+    assert compared.differences == []
+    assert (sums.ledger, sums.cut, sums.cut_calls, sums.difference) == (2 * COST, -COST, 1, Decimal(0))

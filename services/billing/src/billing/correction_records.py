@@ -13,7 +13,7 @@ from uuid import UUID
 from billing.bill import Price
 from billing.correcting import Correction, Filed
 from billing.pricing import Settlement
-from billing.repository import columns, price_of
+from billing.repository import QUEUE, columns, price_of
 from common.contracts.usage import Usage
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ async def correct(connection: Connection, corrections: Sequence[Correction]) -> 
     """Put the amounts where they are read: with the usage, the hold and the balances. The caller has the locks."""
     await connection.execute(CORRECT_USAGE, *columns([_amounts(one) for one in corrections]))
     if lower := [(one.filed.attempt_id, one.given_back) for one in corrections if one.given_back]:
+        await connection.execute(QUEUE, [attempt for attempt, _ in lower])
         await connection.execute(GIVE_BACK, *columns(lower))
 
 

@@ -141,6 +141,10 @@ def _ledger_rows(entry: Entry) -> list[tuple[Any, ...]]:
     ]
 
 
+# A statement of its own: the next one sees what those before in the queue have committed.
+QUEUE = """
+SELECT billing.queue_for(ARRAY(SELECT DISTINCT tenant_id FROM billing.holds WHERE attempt_id = ANY ($1::uuid[])))
+"""
 # A hold is resolved once: settled with its charge, or voided where that is NULL. The same statement moves what it held
 # out of every scope it was taken against, whose rows it locks in the order of their key before it changes any.
 RESOLVE_HOLDS = """
@@ -174,6 +178,7 @@ WHERE (b.tenant_id, b.scope, b.subject, b.period) = (l.tenant_id, l.scope, l.sub
 async def resolve_holds(connection: Connection, charges: Mapping[UUID, Decimal | None]) -> None:
     """Settle holds with their charge, or void them where it is None. The caller has locked them."""
     if charges:
+        await connection.execute(QUEUE, list(charges))
         await connection.execute(RESOLVE_HOLDS, list(charges), list(charges.values()))
 
 

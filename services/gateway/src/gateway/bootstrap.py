@@ -139,6 +139,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             tracing=tracing,
         )
         schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
+        reports = UsageReport(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
         approval_records = Approvals(database)
         deciding = Approving(approval_records, store, records)
@@ -170,7 +171,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 *conversations.conversations(principals, Conversations(database), many),
                 uploading(principals, uploads),
                 reading_uploads(principals, uploads),
-                usage.reporting(principals, UsageReport(database)),
+                usage.reporting(principals, reports),
+                usage.usage_of_tenants(administration, reports),
                 invoicing(principals, invoices),
                 invoices_of_tenants(administration, invoices),
                 admin.tenants_and_keys(administration, identities),

@@ -191,11 +191,14 @@ class UsageTotals(Document):
 
 
 class UsageRow(UsageTotals):
-    """Those of one day and model."""
+    """Those of one group: it has what was grouped by, and nothing of the rest."""
 
-    day: date
-    provider: str
-    model: str
+    day: date | None = None
+    provider: str | None = None
+    model: str | None = None
+    agent: str | None = None
+    user_id: str | None = None
+    label: str | None = Field(default=None, description="the value of the label; null: of tasks without it")
 
 
 class UsageReport(Document):

@@ -70,6 +70,26 @@ class InvoiceMonth(Document):
     documents: list[Invoice]
 
 
+class LabelLine(Document):
+    """The charges of the calls whose task has this value; null: of tasks without the label."""
+
+    value: str | None
+    calls: int
+    amount_usd: str = AMOUNT
+
+
+class InvoiceByLabel(Document):
+    """The charges of a month's calls by the values of a label of their tasks' metadata.
+
+    They sum to the usage lines of the month's documents; fee and allowance belong to no label.
+    """
+
+    month: str = _MONTH
+    label: str
+    lines: list[LabelLine]
+    total_usd: str = AMOUNT
+
+
 def as_csv(month: Mapping[str, Any]) -> str:
     """All lines of a month, one a row; they sum to its total."""
     text = StringIO()
@@ -78,12 +98,12 @@ def as_csv(month: Mapping[str, Any]) -> str:
     for document in month["documents"]:
         head = [document["month"], document["state"], document["kind"], document["number"]]
         for line in document["lines"]:
-            named = [_cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
+            named = [cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
             counted = [line[name] for name in ("calls", "input_tokens", "output_tokens", "amount_usd")]
             writer.writerow([*head, *named, *counted])
     return text.getvalue()
 
 
-def _cell(value: str | None) -> str:
+def cell(value: str | None) -> str:
     """Text that tenants choose, such as a user's id, is no formula."""
     return "" if value is None else f"'{value}" if value.startswith(_FORMULA) else value

@@ -11,6 +11,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from gateway.database import Database
+from gateway.usage import MOST_ROWS, TooManyRowsError
 from gateway.views import plain
 
 _MONTHS = """
@@ -30,6 +31,13 @@ WHERE i.tenant_id = identity.current_tenant() AND i.month = $1 ORDER BY i.number
 _DRAFT = """
 SELECT * FROM billing.invoice_draft(identity.current_tenant(), $1) WHERE amount <> 0 OR calls <> 0
 ORDER BY kind DESC, provider, model, agent, user_id
+"""
+# By what is posted now: with all corrections, those too for which no credit note is issued yet.
+_BY_LABEL = """
+SELECT u.metadata ->> $2 AS value, count(*) FILTER (WHERE l.kind = 'usage') AS calls, sum(l.amount) AS amount
+FROM billing.ledger l JOIN billing.usage u USING (attempt_id)
+WHERE l.tenant_id = identity.current_tenant() AND l.month = $1 AND l.account = 'receivable'
+GROUP BY 1 ORDER BY 1 LIMIT 10001
 """
 _THERE = "SELECT EXISTS (SELECT FROM identity.tenants WHERE tenant_id = identity.current_tenant())"
 # Documents in a list: ten years with a credit note for each month.
@@ -68,6 +76,21 @@ class Invoices:
         total = sum((Decimal(document["total_usd"]) for document in documents), Decimal(0))
         state = documents[0]["state"]
         return {"month": _text(month), "state": state, "total_usd": plain(total), "documents": documents}
+
+    async def by_label(self, tenant_id: UUID, month: date, label: str) -> dict[str, Any] | None:
+        """What was charged for the calls of a month, by the values of a label. Raises `TooManyRowsError`."""
+        return await self._database.within(self._by_label(tenant_id, month, label))
+
+    async def _by_label(self, tenant_id: UUID, month: date, label: str) -> dict[str, Any] | None:
+        async with self._database.as_tenant(tenant_id) as connection:
+            if not await connection.fetchval(_THERE):
+                return None
+            rows = await connection.fetch(_BY_LABEL, month, label)
+        if len(rows) > MOST_ROWS:
+            raise TooManyRowsError
+        lines = [{"value": row["value"], "calls": row["calls"], "amount_usd": plain(row["amount"])} for row in rows]
+        total = sum((row["amount"] for row in rows), Decimal(0))
+        return {"month": _text(month), "label": label, "lines": lines, "total_usd": plain(total)}
 
 
 def _documents(month: date, rows: Sequence[Record]) -> list[dict[str, Any]]:

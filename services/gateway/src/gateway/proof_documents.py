@@ -22,7 +22,7 @@ class ProvenCap(Document):
     holds: int = Field(description="holds that were taken against them")
     subject: str | None = Field(description="the run or the user; null where it is the tenant itself")
     period: date
-    cap_usd: str = AMOUNT
+    cap_usd: str | None = Field(description="US dollars, exact; null: there is none")
     peak_usd: str = AMOUNT
 
 

@@ -86,7 +86,7 @@ class Proofs:
 
 def _cap(row: Record) -> dict[str, Any]:
     named = {name: row[name] for name in ("scope", "periods", "holds", "subject", "period")}
-    return named | {"cap_usd": plain(row["cap"]), "peak_usd": plain(row["peak"])}
+    return named | {"cap_usd": None if row["cap"] is None else plain(row["cap"]), "peak_usd": plain(row["peak"])}
 
 
 def _sums(row: Record) -> dict[str, Any]:

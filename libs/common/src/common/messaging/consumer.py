@@ -203,7 +203,7 @@ class BatchConsumer(Generic[ItemT]):
         self._policy = policy or BatchPolicy()
         self._hopeless = hopeless
         # Bounded by the prefetch: the broker sends no more until some are acknowledged.
-        self._buffer: asyncio.Queue[RabbitDelivery] = asyncio.Queue()
+        self._buffer: asyncio.Queue[tuple[RabbitDelivery, ItemT | DecodeError]] = asyncio.Queue()
         self.handled = 0
         self._oldest: RabbitDelivery | None = None
 
@@ -214,30 +214,37 @@ class BatchConsumer(Generic[ItemT]):
 
     async def run(self, broker: Broker) -> None:
         """Consume until cancelled. A batch that is being handled is finished first where the caller shields it."""
-        async with consuming(broker, self._queue, prefetch=self._policy.prefetch, on_delivery=self._buffer.put_nowait):
+        async with consuming(broker, self._queue, prefetch=self._policy.prefetch, on_delivery=self._take):
             while True:
                 await self._handle(await self._collect())
 
-    async def _collect(self) -> list[RabbitDelivery]:
+    def _take(self, delivery: RabbitDelivery) -> None:
+        """Read it as it comes: while one batch is with the database, the next one is decoded."""
+        try:
+            self._buffer.put_nowait((delivery, self._decode(delivery)))
+        except DecodeError as error:
+            self._buffer.put_nowait((delivery, error))
+
+    async def _collect(self) -> list[tuple[RabbitDelivery, ItemT | DecodeError]]:
         self._oldest = None
         batch = [await self._buffer.get()]
-        self._oldest = batch[0]
+        self._oldest = batch[0][0]
         if self._buffer.qsize() + 1 < self._policy.size:
             await asyncio.sleep(self._policy.linger)
         while len(batch) < self._policy.size and not self._buffer.empty():
             batch.append(self._buffer.get_nowait())
         # What a lost connection delivered can no longer be acknowledged, and comes again. Each delivery is asked
         # itself: the new connection may deliver before the library says that it is there.
-        return [delivery for delivery in batch if not delivery.lost]
+        return [(delivery, item) for delivery, item in batch if not delivery.lost]
 
-    async def _handle(self, batch: list[RabbitDelivery]) -> None:
+    async def _handle(self, batch: list[tuple[RabbitDelivery, ItemT | DecodeError]]) -> None:
         good: list[tuple[RabbitDelivery, ItemT]] = []
-        for delivery in batch:
-            try:
-                good.append((delivery, self._decode(delivery)))
-            except DecodeError as error:
-                _log.warning("message.undecodable", queue=self._queue, reason=error.reason)
+        for delivery, item in batch:
+            if isinstance(item, DecodeError):
+                _log.warning("message.undecodable", queue=self._queue, reason=item.reason)
                 await delivery.settle(self._hopeless)
+            else:
+                good.append((delivery, item))
         if good and await self._succeeds(good):
             # The channel is ours alone, and what came before is settled: one acknowledgement covers the batch.
             await good[-1][0].settle(Disposition.DONE, with_all_before=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,14 +14,18 @@ from starlette.responses import Response
 from gateway import problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_parameter
-from gateway.invoice_documents import InvoiceList, InvoiceMonth, as_csv
+from gateway.invoice_documents import InvoiceByLabel, InvoiceList, InvoiceMonth, as_csv
+from gateway.invoice_pdf import as_pdf
 from gateway.invoice_records import Invoices
 from gateway.principals import Principals
 from gateway.routes.admin import Administration, admin_router
 from gateway.routes.raw import SECURED, Json
+from gateway.usage import MOST_ROWS, TooManyRowsError
 
 Month = Annotated[str, Path(pattern=r"^[0-9]{4}-[0-9]{2}$", description="as 2026-10")]
+LabelKey = Annotated[str, Path(max_length=200, pattern=r"^[^\x00]*$", description="a key of the tasks' metadata")]
 _LIST: dict[int | str, dict[str, Any]] = {200: {"model": InvoiceList}}
+_BY_LABEL: dict[int | str, dict[str, Any]] = {200: {"model": InvoiceByLabel}}
 _ONE: dict[int | str, dict[str, Any]] = {200: {"model": InvoiceMonth}}
 
 
@@ -28,6 +33,12 @@ class Csv(Response):
     """A table as a file."""
 
     media_type = "text/csv"
+
+
+class Pdf(Response):
+    """Pages as a file."""
+
+    media_type = "application/pdf"
 
 
 def invoicing(principals: Principals, invoices: Invoices) -> APIRouter:
@@ -61,6 +72,27 @@ def invoicing(principals: Principals, invoices: Invoices) -> APIRouter:
         principal = await principals.authenticate(request.headers.get("authorization"))
         return _file(_found(await invoices.month(principal.tenant_id, _begun(month))))
 
+    @router.get(
+        "/v1/invoices/{month}/invoice.pdf",
+        summary="A month's invoice and credit notes, or its draft, as PDF",
+        response_class=Pdf,
+        responses=problem_responses("invalid-request"),
+    )
+    async def pages(request: Request, month: Month) -> Response:
+        """Each document on pages of its own."""
+        principal = await principals.authenticate(request.headers.get("authorization"))
+        return await _pages(_found(await invoices.month(principal.tenant_id, _begun(month))), principal.tenant_id)
+
+    @router.get(
+        "/v1/invoices/{month}/labels/{label}",
+        summary="A month's charges by a label of the tasks' metadata",
+        responses=_BY_LABEL | problem_responses("invalid-request"),
+    )
+    async def by_label(request: Request, month: Month, label: LabelKey) -> Response:
+        """By what is posted now: they sum to the usage lines of the month."""
+        principal = await principals.authenticate(request.headers.get("authorization"))
+        return await _by_label(invoices, principal.tenant_id, _begun(month), label)
+
     return router
 
 
@@ -93,7 +125,38 @@ def invoices_of_tenants(administration: Administration, invoices: Invoices) -> A
     async def lines(tenant_id: UUID, month: Month) -> Response:
         return _file(_found(await invoices.month(tenant_id, _begun(month))))
 
+    @router.get(
+        "/tenants/{tenant_id}/invoices/{month}/invoice.pdf",
+        summary="A tenant's month as PDF",
+        response_class=Pdf,
+        responses=problem_responses("not-found", "too-large", "invalid-request"),
+    )
+    async def pages(tenant_id: UUID, month: Month) -> Response:
+        return await _pages(_found(await invoices.month(tenant_id, _begun(month))), tenant_id)
+
+    @router.get(
+        "/tenants/{tenant_id}/invoices/{month}/labels/{label}",
+        summary="A tenant's charges of a month by a label",
+        responses=_BY_LABEL | problem_responses("not-found", "too-large", "invalid-request"),
+    )
+    async def by_label(tenant_id: UUID, month: Month, label: LabelKey) -> Response:
+        return await _by_label(invoices, tenant_id, _begun(month), label)
+
     return router
+
+
+async def _pages(document: dict[str, Any], tenant_id: UUID) -> Response:
+    """Drawn beside the loop: a month of thousands of lines takes seconds."""
+    name = f'attachment; filename="invoice-{document["month"]}.pdf"'
+    return Pdf(await asyncio.to_thread(as_pdf, document, str(tenant_id)), headers={"Content-Disposition": name})
+
+
+async def _by_label(invoices: Invoices, tenant_id: UUID, month: date, label: str) -> Response:
+    try:
+        return Json(_found(await invoices.by_label(tenant_id, month, label)))
+    except TooManyRowsError:
+        reason = f"has more than {MOST_ROWS:,} values in the month: export the usage records"
+        raise invalid_parameter("label", reason) from None
 
 
 def _begun(text: str) -> date:
