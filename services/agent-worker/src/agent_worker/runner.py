@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
+from agent_worker import remains
 from agent_worker.accounts import RunAccounts, until_available
 from agent_worker.acquired import Acquired
 from agent_worker.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
 from agent_worker.quarantine import Death, Quarantine
 from agent_worker.refusing import refusal_of
+from agent_worker.remains import Remains
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
@@ -236,6 +238,8 @@ class Runner:
             checkpoint,
             log,
             partial(equipment.limits.of, task.tier),
+            equipment.settings.budgets.patience,
+            await self._remains(task, found, checkpoint),
         )
         box = await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])
         temperature = agent.temperature if task.temperature is None else task.temperature
@@ -269,6 +273,13 @@ class Runner:
             return await run.execute(), run.settles_as
         finally:
             self._on_run(None, task)
+
+    async def _remains(self, task: TaskSubmitted, found: Acquisition, checkpoint: Checkpoint) -> Sequence[Remains]:
+        """What is left of calls in which earlier workers of the run died."""
+        if found.fence == 1:
+            return ()
+        find = partial(remains.find, task, found.fence, checkpoint.stands_until)
+        return await until_available(partial(find, self._equipment.repository, self._equipment.redis))
 
     async def _conclude(self, task: TaskSubmitted, finished: RunFinished) -> None:
         """Publish the end that was decided. Done again after a crash, it changes nothing."""
