@@ -18,6 +18,7 @@ ALTER TABLE identity.tenants
   ADD COLUMN zone_month_began timestamptz;
 
 ALTER TABLE billing.holds ADD COLUMN conversation_id uuid;
+CREATE INDEX holds_of_conversation ON billing.holds (conversation_id) WHERE conversation_id IS NOT NULL;
 -- What its run's next worker found of a call whose worker died in it: {agent, metadata, input_tokens, output_tokens}.
 ALTER TABLE billing.holds ADD COLUMN received jsonb;
 ALTER TABLE runtime.runs ADD COLUMN waits_for_holds_since timestamptz;

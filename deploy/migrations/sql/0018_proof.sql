@@ -8,7 +8,8 @@ CREATE TABLE billing.earlier_caps (
   subject text COLLATE "C" NOT NULL,
   period date NOT NULL,
   until timestamptz NOT NULL,
-  cap numeric(20, 10) NOT NULL,
+  -- NULL: there was none.
+  cap numeric(20, 10),
   PRIMARY KEY (tenant_id, scope, subject, period, until)
 );
 CALL identity.protect('billing.earlier_caps', 'laneway_billing');
@@ -24,7 +25,7 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION billing.keep_earlier_cap FROM PUBLIC;
 CREATE TRIGGER earlier_cap AFTER UPDATE OF cap ON billing.balances
-  FOR EACH ROW WHEN (OLD.cap <> NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
+  FOR EACH ROW WHEN (OLD.cap IS DISTINCT FROM NEW.cap) EXECUTE FUNCTION billing.keep_earlier_cap();
 
 CREATE INDEX holds_of_day ON billing.holds (tenant_id, day);
 
@@ -38,6 +39,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE h.tenant_id = p_tenant AND h.day >= p_month AND h.day < (p_month + interval '1 month')::date
   ), of_runs AS MATERIALIZED (
     SELECT * FROM of_month
+    UNION ALL  -- a conversation of which other runs were in other months
+    SELECT h.* FROM billing.holds h
+    WHERE h.tenant_id = p_tenant
+      AND h.conversation_id IN (SELECT o.conversation_id FROM of_month o WHERE o.conversation_id IS NOT NULL)
+      AND h.task_id NOT IN (SELECT o.task_id FROM of_month o)
     UNION ALL  -- a run that goes on over the month's end
     SELECT h.* FROM billing.holds h
     WHERE h.tenant_id = p_tenant AND h.task_id IN (SELECT o.task_id FROM of_month o)
@@ -56,11 +62,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT s.scope, s.subject, s.period, m.at, m.opens, m.held, m.charged
   FROM moves m JOIN of_runs h USING (attempt_id)
   CROSS JOIN LATERAL (VALUES
-    ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
-    ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+    ('conversation', h.conversation_id::text, 'epoch'::date), ('run', h.task_id::text, 'epoch'::date),
+    ('tenant_day', '', h.day), ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
   ) AS s (scope, subject, period)
   WHERE s.subject IS NOT NULL
-    AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
+    AND (s.scope IN ('conversation', 'run') OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
 $$;
 
 -- The same added up, moment by moment: for each scope what is held and charged now, and the moment at which a hold came
@@ -76,9 +82,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT DISTINCT e.scope, e.subject, e.period FROM billing.earlier_caps e WHERE e.tenant_id = p_tenant
   ), capped AS (
     SELECT r.*, coalesce(CASE WHEN c.scope IS NOT NULL THEN (
-      SELECT e.cap FROM billing.earlier_caps e
+      SELECT coalesce(e.cap, 'Infinity') FROM billing.earlier_caps e
       WHERE e.tenant_id = p_tenant AND e.scope = r.scope AND e.subject = r.subject AND e.period = r.period AND e.until > r.at
-      ORDER BY e.until LIMIT 1) END, b.cap, 0) AS cap_then
+      ORDER BY e.until LIMIT 1) END, CASE WHEN b.scope IS NOT NULL THEN coalesce(b.cap, 'Infinity') END, 0) AS cap_then
     FROM running r LEFT JOIN changed c USING (scope, subject, period)
     LEFT JOIN billing.balances b
       ON b.tenant_id = p_tenant AND b.scope = r.scope AND b.subject = r.subject AND b.period = r.period

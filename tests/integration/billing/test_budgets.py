@@ -328,3 +328,20 @@ async def test_what_is_held_before_a_change_of_zone_is_settled_where_it_was_held
 async def test_a_zone_that_is_none_is_refused(owner: Pool, call: Call) -> None:
     with pytest.raises(asyncpg.InvalidParameterValueError):
         await owner.execute("SELECT billing.put_time_zone($1, 'Mars/Base', 'ada', 'x')", call.tenant_id)
+
+
+async def test_the_proof_knows_conversations_with_a_cap_and_without(pool: Pool, owner: Pool, call: Call) -> None:
+    call = call.in_conversation(uuid4())
+    assert await call.reserve(owner) == "held"
+    await settle(pool, call.record(usage=USED))
+    await put(owner, call.tenant_id, "conversation", "0.02", str(call.conversation_id))
+    assert await call.next().reserve(owner) == "held"
+    month = (await owner.fetchval("SELECT billing.day_at($1, now())", call.tenant_id)).replace(day=1)
+    peak = await owner.fetchrow(
+        "SELECT holds, held, charged, cap FROM billing.scope_peaks($1, $2) WHERE scope = 'conversation'",
+        *(call.tenant_id, month),
+    )
+    assert peak is not None
+    assert tuple(peak) == (2, HOLD, Decimal("0.003"), Decimal("0.02"))
+    differences = await owner.fetch("SELECT * FROM billing.proof_differences($1, $2)", call.tenant_id, month)
+    assert differences == []
