@@ -61,6 +61,5 @@ def test_no_usage_within_the_bounds_comes_to_more_than_was_held(
     used = data.draw(within(bound, most))
     assert price(used, rates, markup) <= held
     dearest = max(rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
-    assert held == price(
-        Usage(input_tokens=bound, output_tokens=most), Rates(dearest, *[rates.input] * 3, rates.output), markup
-    )
+    worst = Rates(dearest, rates.input, rates.input, rates.input, rates.output)
+    assert held == price(Usage(input_tokens=bound, output_tokens=most), worst, markup)
