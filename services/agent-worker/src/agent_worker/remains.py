@@ -56,7 +56,7 @@ async def find(
     task: TaskSubmitted, fence: int, stands_until: EventId | None, repository: RunRepository, redis: Pipelined
 ) -> Sequence[Remains]:
     """What is left of calls of this run's earlier acquisitions. Raises `StoreUnavailable`."""
-    calls = [CutCall(*row) for row in await repository.cut_calls(task.task_id, fence)]
+    calls = [CutCall(*row) for row in await repository.cut_calls(task.task_id, fence)] if fence > 1 else []
     if not calls:
         return ()
     try:

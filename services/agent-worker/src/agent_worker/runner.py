@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,7 +22,6 @@ from agent_worker.plan import Plan
 from agent_worker.progress import RunLog
 from agent_worker.quarantine import Death, Quarantine
 from agent_worker.refusing import refusal_of
-from agent_worker.remains import Remains
 from agent_worker.repository import Acquisition, RunRepository
 from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
@@ -229,6 +228,7 @@ class Runner:
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         agent = staffed.agent
         checkpoint = Checkpoint(found.steps, found.proposal)
+        shared = (equipment.repository, equipment.redis)
         accounts = RunAccounts(
             task,
             found.fence,
@@ -239,7 +239,7 @@ class Runner:
             log,
             partial(equipment.limits.of, task.tier),
             equipment.settings.budgets.patience,
-            await self._remains(task, found, checkpoint),
+            await until_available(partial(remains.find, task, found.fence, checkpoint.stands_until, *shared)),
         )
         box = await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])
         temperature = agent.temperature if task.temperature is None else task.temperature
@@ -273,13 +273,6 @@ class Runner:
             return await run.execute(), run.settles_as
         finally:
             self._on_run(None, task)
-
-    async def _remains(self, task: TaskSubmitted, found: Acquisition, checkpoint: Checkpoint) -> Sequence[Remains]:
-        """What is left of calls in which earlier workers of the run died."""
-        if found.fence == 1:
-            return ()
-        find = partial(remains.find, task, found.fence, checkpoint.stands_until)
-        return await until_available(partial(find, self._equipment.repository, self._equipment.redis))
 
     async def _conclude(self, task: TaskSubmitted, finished: RunFinished) -> None:
         """Publish the end that was decided. Done again after a crash, it changes nothing."""
