@@ -19,7 +19,8 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from agent_worker.accounts import until_available
-from agent_worker.repository import CallRequest, RunRepository
+from agent_worker.leave import CallRequest
+from agent_worker.repository import RunRepository
 from benchmarks.figures import Figure, ratio
 from benchmarks.stand import RUNS, run
 from billing import handlers

@@ -88,13 +88,15 @@ GRANT SELECT ON identity.tenants TO laneway_billing;
 -- The one look-up that comes before a tenant is known.
 CREATE FUNCTION identity.principal(p_key_id text)
 RETURNS TABLE (tenant_id uuid, secret_hash bytea, revoked boolean, plan text, tier text,
-               requests_per_minute integer, max_outstanding integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT k.tenant_id, k.secret_hash, k.revoked_at IS NOT NULL OR t.disabled_at IS NOT NULL,
-         p.name, p.tier, p.requests_per_minute, coalesce(t.max_outstanding, p.max_outstanding)
-  FROM identity.api_keys k JOIN identity.tenants t USING (tenant_id) JOIN identity.plans p ON p.name = t.plan
-  WHERE k.key_id = p_key_id
-$$;
+               requests_per_minute integer, max_outstanding integer, allowed_models text[], allowed_agents text[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN QUERY SELECT k.tenant_id, k.secret_hash, k.revoked_at IS NOT NULL OR t.disabled_at IS NOT NULL,
+         p.name, p.tier, p.requests_per_minute, coalesce(t.max_outstanding, p.max_outstanding),
+         p.allowed_models, p.allowed_agents
+  FROM identity.api_keys k JOIN identity.tenants t ON t.tenant_id = k.tenant_id JOIN identity.plans p ON p.name = t.plan
+  WHERE k.key_id = p_key_id;
+END $$;
 REVOKE ALL ON FUNCTION identity.principal FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION identity.principal TO laneway_gateway;
 

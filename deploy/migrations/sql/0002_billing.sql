@@ -18,13 +18,14 @@ CREATE TABLE billing.prices (
   UNIQUE (provider, model, valid_from)
 );
 
--- What is spent and held in each scope. Rows of one transaction are always locked in the order of this key.
+-- What is spent and held in each scope. Rows of one transaction are always locked in the order of this key. `cap` is the one
+-- that the last hold went by, NULL where there was none: of a conversation, as its plan may have none.
 CREATE TABLE billing.balances (
   tenant_id uuid NOT NULL,
-  scope text COLLATE "C" NOT NULL CHECK (scope IN ('run', 'tenant_day', 'tenant_month', 'user_day')),
+  scope text COLLATE "C" NOT NULL CHECK (scope IN ('conversation', 'run', 'tenant_day', 'tenant_month', 'user_day')),
   subject text COLLATE "C" NOT NULL,
   period date NOT NULL,
-  cap numeric(20, 10) NOT NULL,
+  cap numeric(20, 10),
   held numeric(20, 10) NOT NULL DEFAULT 0 CHECK (held >= 0),
   charged numeric(20, 10) NOT NULL DEFAULT 0 CHECK (charged >= 0),
   PRIMARY KEY (tenant_id, scope, subject, period)
@@ -131,20 +132,23 @@ GRANT SELECT, INSERT, UPDATE ON billing.balances, billing.holds TO laneway_billi
 GRANT SELECT, INSERT ON billing.usage, billing.ledger TO laneway_billing;
 GRANT SELECT ON billing.usage, billing.holds, billing.balances, billing.ledger TO laneway_gateway;
 
--- Adds an amount to what is held in one scope, where it fits. NULL: it fits; otherwise 'wait' (only open holds are
--- in the way) or 'exceeded'.
-CREATE FUNCTION billing.hold_in(p_tenant uuid, p_scope text, p_subject text, p_period date, p_cap numeric, p_amount numeric)
-RETURNS text LANGUAGE plpgsql AS $$
-DECLARE spent numeric;
+-- Adds an amount to what is held in one scope, where it fits; a cap that is NULL is none. The verdict is NULL where it fits;
+-- otherwise 'wait' (only open holds are in the way) or 'exceeded', with how much is missing.
+CREATE FUNCTION billing.hold_in(p_tenant uuid, p_scope text, p_subject text, p_period date, p_cap numeric, p_amount numeric,
+  OUT verdict text, OUT missing numeric)
+LANGUAGE plpgsql AS $$
+DECLARE now_held numeric; spent numeric;
 BEGIN
   INSERT INTO billing.balances AS b (tenant_id, scope, subject, period, cap, held)
-  SELECT p_tenant, p_scope, p_subject, p_period, p_cap, p_amount WHERE p_amount <= p_cap
+  SELECT p_tenant, p_scope, p_subject, p_period, p_cap, p_amount WHERE p_cap IS NULL OR p_amount <= p_cap
   ON CONFLICT (tenant_id, scope, subject, period) DO UPDATE
-    SET held = b.held + p_amount, cap = p_cap WHERE b.charged + b.held + p_amount <= p_cap;
-  IF FOUND THEN RETURN NULL; END IF;
-  SELECT charged INTO spent FROM billing.balances
-  WHERE tenant_id = p_tenant AND scope = p_scope AND subject = p_subject AND period = p_period;
-  RETURN CASE WHEN coalesce(spent, 0) + p_amount <= p_cap THEN 'wait' ELSE 'exceeded' END;
+    SET held = b.held + p_amount, cap = p_cap WHERE p_cap IS NULL OR b.charged + b.held + p_amount <= p_cap;
+  IF FOUND THEN RETURN; END IF;
+  SELECT b.held, b.charged INTO now_held, spent FROM billing.balances b
+  WHERE b.tenant_id = p_tenant AND b.scope = p_scope AND b.subject = p_subject AND b.period = p_period;
+  missing := coalesce(spent, 0) + p_amount - p_cap;
+  verdict := CASE WHEN missing <= 0 THEN 'wait' ELSE 'exceeded' END;
+  IF verdict = 'wait' THEN missing := greatest(missing + coalesce(now_held, 0), 0); END IF;
 END $$;
 
 -- Whoever is to change balances of these tenants comes one after the other. Waiting for the rows themselves, many would wait
@@ -156,62 +160,83 @@ CREATE FUNCTION billing.queue_for(p_tenants uuid[]) RETURNS void LANGUAGE sql AS
 $$;
 
 -- Locks the balances that holds of these calls would be added to, as far as they exist, in the order of their key.
-CREATE FUNCTION billing.lock_balances(p_tenants uuid[], p_tasks uuid[], p_users text[])
+CREATE FUNCTION billing.lock_balances(p_tenants uuid[], p_tasks uuid[], p_users text[], p_conversations uuid[])
 RETURNS void LANGUAGE plpgsql AS $$
-DECLARE today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
 BEGIN
   PERFORM FROM billing.balances b WHERE (b.tenant_id, b.scope, b.subject, b.period) IN (
-    SELECT c.tenant_id, s.scope, s.subject, s.period FROM unnest(p_tenants, p_tasks, p_users) AS c (tenant_id, task_id, user_id)
+    SELECT c.tenant_id, s.scope, s.subject, s.period
+    FROM unnest(p_tenants, p_tasks, p_users, p_conversations) AS c (tenant_id, task_id, user_id, conversation_id)
+    CROSS JOIN LATERAL (SELECT billing.day_at(c.tenant_id, clock_timestamp()) AS today) AS d
     CROSS JOIN LATERAL (VALUES
-      ('run', c.task_id::text, 'epoch'::date), ('tenant_day', '', today),
-      ('tenant_month', '', date_trunc('month', today)::date), ('user_day', c.user_id, today)) AS s (scope, subject, period))
+      ('conversation', c.conversation_id::text, 'epoch'::date), ('run', c.task_id::text, 'epoch'::date),
+      ('tenant_day', '', d.today), ('tenant_month', '', date_trunc('month', d.today)::date),
+      ('user_day', c.user_id, d.today)) AS s (scope, subject, period))
   ORDER BY b.tenant_id, b.scope, b.subject, b.period FOR NO KEY UPDATE OF b;
 END $$;
 
 -- Takes a hold for the worst case of one model call against every scope at once, or against none.
--- verdict: 'held' | 'wait' | 'exceeded' | 'unpriced'. Taking the same attempt's hold again is 'held' and changes nothing.
+-- verdict: 'held' | 'wait' | 'exceeded' | 'unpriced' | 'not_allowed' (`allowed` are the plan's models). Taking the same
+-- attempt's hold again is 'held' and changes nothing. Where it does not fit: in which scope, of whom, how much is missing,
+-- and when its period ends.
 CREATE FUNCTION billing.reserve(
   p_attempt uuid, p_tenant uuid, p_user text, p_task uuid, p_fence integer, p_step integer, p_call integer,
   p_provider text, p_model text, p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
-  OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric)
+  p_conversation uuid DEFAULT NULL,
+  OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
+  OUT renews_at timestamptz, OUT allowed text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   price billing.prices;
   plan identity.plans;
-  at timestamptz := clock_timestamp();
-  today date := (at AT TIME ZONE 'UTC')::date;
-  scopes text[] := ARRAY['run', 'tenant_day', 'tenant_month', 'user_day'];
-  subjects text[]; periods date[]; caps numeric[];
+  at timestamptz;
+  today date;
+  scopes text[] := ARRAY['conversation', 'run', 'tenant_day', 'tenant_month', 'user_day'];
+  subjects text[] := ARRAY[p_conversation::text, p_task::text, '', '', p_user];
+  periods date[]; caps numeric[];
 BEGIN
   SELECT h.amount INTO amount FROM billing.holds h WHERE h.attempt_id = p_attempt;
   IF FOUND THEN verdict := 'held'; RETURN; END IF;
+  -- Whoever changes the tenant's caps, or its time zone, waits for the holds that go by the old ones.
+  PERFORM pg_advisory_xact_lock_shared(7316017, hashtext(p_tenant::text));
+  at := clock_timestamp();
   SELECT * INTO price FROM billing.prices p
   WHERE p.provider = p_provider AND p.model = p_model AND p.superseded_at IS NULL
     AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at);
   IF NOT FOUND THEN verdict := 'unpriced'; RETURN; END IF;
   SELECT q.* INTO STRICT plan FROM identity.tenants t JOIN identity.plans q ON q.name = t.plan WHERE t.tenant_id = p_tenant;
+  IF p_model <> ALL (plan.allowed_models) THEN
+    verdict := 'not_allowed'; allowed := plan.allowed_models;
+    RETURN;
+  END IF;
   -- Only products, which are exact: a quotient would be rounded once before.
   amount := round((p_input_bound * price.input_ceiling_mtok + p_max_output * price.output_mtok) * 0.000001
                   * (1 + plan.markup_percent * 0.01), 10);
-  subjects := ARRAY[p_task::text, '', '', coalesce(p_user, '')];
-  periods := ARRAY['epoch'::date, today, date_trunc('month', today)::date, today];
-  caps := ARRAY[least(coalesce(p_run_cap, plan.run_cap_usd), plan.run_cap_usd), plan.tenant_day_cap_usd,
-                plan.tenant_month_cap_usd, plan.user_day_cap_usd];
+  today := billing.day_at(p_tenant, at);
+  periods := ARRAY['epoch'::date, 'epoch'::date, today, date_trunc('month', today)::date, today];
+  SELECT array_agg(CASE s.scope WHEN 'run' THEN least(c.cap, p_run_cap) ELSE c.cap END ORDER BY s.n) INTO caps
+  FROM unnest(scopes, subjects) WITH ORDINALITY AS s (scope, subject, n)
+  CROSS JOIN LATERAL billing.cap_of(p_tenant, s.scope, s.subject) AS c;
   BEGIN
-    FOR i IN 1..4 LOOP
-      CONTINUE WHEN scopes[i] = 'user_day' AND p_user IS NULL;
-      verdict := billing.hold_in(p_tenant, scopes[i], subjects[i], periods[i], caps[i], amount);
+    FOR i IN 1..5 LOOP
+      CONTINUE WHEN subjects[i] IS NULL;
+      SELECT h.verdict, h.missing INTO verdict, missing
+      FROM billing.hold_in(p_tenant, scopes[i], subjects[i], periods[i], caps[i], amount) h;
       IF verdict IS NOT NULL THEN
-        scope := scopes[i]; cap := caps[i];
+        scope := scopes[i]; subject := subjects[i]; cap := caps[i];
+        SELECT p.ends_at INTO renews_at FROM billing.period_of(p_tenant, scope, periods[i]) p;
         RAISE EXCEPTION USING ERRCODE = 'LW001';
       END IF;
     END LOOP;
-  EXCEPTION WHEN SQLSTATE 'LW001' THEN RETURN;  -- what was added to earlier scopes is rolled back with this block
+  EXCEPTION WHEN SQLSTATE 'LW001' THEN  -- what was added to earlier scopes is rolled back with this block
+    IF verdict = 'exceeded' AND amount <= cap THEN
+      PERFORM billing.note_used_up(p_tenant, scope, subject, today, cap);
+    END IF;
+    RETURN;
   END;
-  INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, fence, step, call, provider, model, price_id,
-                             markup_percent, amount, day)
-  VALUES (p_attempt, p_tenant, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model, price.price_id,
-          plan.markup_percent, amount, today);
+  INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
+                             price_id, markup_percent, amount, day)
+  VALUES (p_attempt, p_tenant, p_user, p_task, p_conversation, p_fence, p_step, p_call, p_provider, p_model,
+          price.price_id, plan.markup_percent, amount, today);
   verdict := 'held';
 END $$;
 REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.queue_for, billing.lock_balances FROM PUBLIC;

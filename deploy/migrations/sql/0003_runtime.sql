@@ -133,12 +133,14 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Before each model call, in one transaction: checks the fence, saves the step before it, takes the hold.
--- verdict: 'held' | 'fenced' | 'cancelled' | 'wait' | 'exceeded' | 'unpriced'.
+-- verdict: 'held' | 'fenced' | 'cancelled' | 'wait' | 'exceeded' | 'unpriced' | 'not_allowed'; see `billing.reserve`.
+-- `waited` are the seconds for which the run has now waited for open holds, whichever worker had it meanwhile.
 CREATE FUNCTION runtime.begin_call(
   p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb,
   p_attempt uuid, p_step integer, p_call integer, p_user text, p_provider text, p_model text,
-  p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
-  OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric)
+  p_input_bound bigint, p_max_output bigint, p_run_cap numeric, p_conversation uuid DEFAULT NULL,
+  OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
+  OUT renews_at timestamptz, OUT allowed text[], OUT waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs;
 BEGIN
@@ -153,9 +155,14 @@ BEGIN
   IF run.cancel_requested_at IS NOT NULL THEN verdict := 'cancelled'; RETURN; END IF;
   -- No call will be made: its answer is known, and costs nothing.
   IF p_attempt IS NULL THEN verdict := 'held'; RETURN; END IF;
-  SELECT r.verdict, r.scope, r.amount, r.cap INTO verdict, scope, amount, cap
+  SELECT r.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed
   FROM billing.reserve(p_attempt, run.tenant_id, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model,
-                       p_input_bound, p_max_output, p_run_cap) r;
+                       p_input_bound, p_max_output, p_run_cap, p_conversation) r;
+  waited := extract(epoch FROM clock_timestamp() - coalesce(run.waits_for_holds_since, clock_timestamp()));
+  IF (verdict = 'wait') <> (run.waits_for_holds_since IS NOT NULL) THEN
+    UPDATE runtime.runs r SET waits_for_holds_since = CASE verdict WHEN 'wait' THEN clock_timestamp() END
+    WHERE r.task_id = p_task;
+  END IF;
 END $$;
 
 -- Calls of many runs in one transaction, so that its commit, and the lock of a tenant's balances, are waited for once.
@@ -164,8 +171,9 @@ END $$;
 CREATE FUNCTION runtime.begin_calls(
   p_tenants uuid[], p_tasks uuid[], p_fences integer[], p_saved_steps integer[], p_last_seqs integer[], p_states text[],
   p_attempts uuid[], p_steps integer[], p_calls integer[], p_users text[], p_providers text[], p_models text[],
-  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[])
-RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric)
+  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[], p_conversations uuid[])
+RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric, subject text, missing numeric,
+               renews_at timestamptz, allowed text[], waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
   IF cardinality(p_tasks) > 1 THEN
@@ -173,12 +181,13 @@ BEGIN
   END IF;
   PERFORM billing.queue_for(p_tenants);
   IF cardinality(p_tasks) > 1 THEN
-    PERFORM billing.lock_balances(p_tenants, p_tasks, p_users);
+    PERFORM billing.lock_balances(p_tenants, p_tasks, p_users, p_conversations);
   END IF;
   FOR i IN 1..cardinality(p_tasks) LOOP
-    SELECT b.verdict, b.scope, b.amount, b.cap INTO verdict, scope, amount, cap FROM runtime.begin_call(
+    SELECT b.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed, waited FROM runtime.begin_call(
       p_tasks[i], p_fences[i], p_saved_steps[i], p_last_seqs[i], p_states[i]::jsonb, p_attempts[i], p_steps[i],
-      p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i]) b;
+      p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i],
+      p_conversations[i]) b;
     RETURN NEXT;
   END LOOP;
 END $$;

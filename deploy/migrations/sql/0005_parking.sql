@@ -174,11 +174,13 @@ BEGIN
 END $$;
 
 -- Parks a run that its worker holds, with the step that is finished but not yet saved; false where another has the fence.
+-- `p_needs` are the US dollars that one that waits for a budget is to find there (see `runtime.wake_for_budget`).
 -- `p_told` is the event, durable already, by which its stream was told, as in `runtime.parked`. It costs no attempt.
 -- With a cancel that was asked for meanwhile it is woken at once, for the next worker to end it.
 -- `p_proposal` is the step that waits for people, where it is that what it waits for (see `runtime.proposals`).
 CREATE FUNCTION runtime.park(p_task uuid, p_fence integer, p_reason text, p_key text, p_wake_at timestamptz, p_message bytea,
-  p_told jsonb, p_saved_step integer, p_last_seq integer, p_state jsonb, p_proposal jsonb DEFAULT NULL)
+  p_told jsonb, p_saved_step integer, p_last_seq integer, p_state jsonb, p_proposal jsonb DEFAULT NULL,
+  p_needs numeric DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE run runtime.runs; asked json := convert_from(p_message, 'UTF8')::json;
@@ -194,13 +196,14 @@ BEGIN
     VALUES (p_task, p_saved_step, run.tenant_id, p_fence, p_last_seq, p_state) ON CONFLICT (task_id, step) DO NOTHING;
   END IF;
   IF p_proposal IS NOT NULL THEN PERFORM runtime.propose(run, p_proposal); END IF;
-  INSERT INTO runtime.parked (task_id, tenant_id, tier, reason, key, wake_at, priority, submitted_at, message, told, ready_at)
+  INSERT INTO runtime.parked (task_id, tenant_id, tier, reason, key, wake_at, priority, submitted_at, message, told,
+                              ready_at, needs)
   VALUES (p_task, run.tenant_id, run.tier, p_reason, p_key, p_wake_at, (asked ->> 'priority')::integer,
           (asked ->> 'submitted_at')::timestamptz, p_message, p_told,
-          CASE WHEN run.cancel_requested_at IS NOT NULL THEN clock_timestamp() END)
+          CASE WHEN run.cancel_requested_at IS NOT NULL THEN clock_timestamp() END, p_needs)
   ON CONFLICT (task_id) DO UPDATE
     SET reason = excluded.reason, key = excluded.key, wake_at = excluded.wake_at, told = excluded.told,
-        ready_at = excluded.ready_at, published_at = NULL;
+        ready_at = excluded.ready_at, published_at = NULL, needs = excluded.needs;
   NOTIFY laneway_parking;
   RETURN true;
 END $$;
@@ -292,8 +295,12 @@ BEGIN
     )
     SELECT l.tenant_id, l.reason, l.key, coalesce(t.max_running, p.max_running) AS max_running FROM lines l
     LEFT JOIN identity.tenants t ON t.tenant_id = l.tenant_id LEFT JOIN identity.plans p ON p.name = t.plan
-    WHERE l.reason IN ('running_cap', 'concurrency_key', 'conversation_busy')
+    WHERE l.reason IN ('running_cap', 'concurrency_key', 'conversation_busy', 'budget')
   LOOP
+    IF line.reason = 'budget' THEN
+      woken := woken + runtime.wake_for_budget(line.tenant_id, line.key, p_window);
+      CONTINUE;
+    END IF;
     taken := runtime.running_in(line.tenant_id, line.reason, line.key) + runtime.ready_in(line.tenant_id, line.reason, line.key);
     FOR waiting IN
       SELECT p.task_id, p.room FROM runtime.parked p

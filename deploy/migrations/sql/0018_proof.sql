@@ -38,6 +38,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE h.tenant_id = p_tenant AND h.day >= p_month AND h.day < (p_month + interval '1 month')::date
   ), of_runs AS MATERIALIZED (
     SELECT * FROM of_month
+    UNION ALL  -- a conversation of which other runs were in other months
+    SELECT h.* FROM billing.holds h
+    WHERE h.tenant_id = p_tenant
+      AND h.conversation_id IN (SELECT o.conversation_id FROM of_month o WHERE o.conversation_id IS NOT NULL)
+      AND h.task_id NOT IN (SELECT o.task_id FROM of_month o)
     UNION ALL  -- a run that goes on over the month's end
     SELECT h.* FROM billing.holds h
     WHERE h.tenant_id = p_tenant AND h.task_id IN (SELECT o.task_id FROM of_month o)
@@ -45,11 +50,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   ), scoped AS (
     SELECT h.attempt_id, h.opened_at, h.resolved_at, h.state, h.amount, s.scope, s.subject, s.period
     FROM of_runs h CROSS JOIN LATERAL (VALUES
-      ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
-      ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+      ('conversation', h.conversation_id::text, 'epoch'::date), ('run', h.task_id::text, 'epoch'::date),
+      ('tenant_day', '', h.day), ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
     ) AS s (scope, subject, period)
     WHERE s.subject IS NOT NULL
-      AND (s.scope = 'run' OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
+      AND (s.scope IN ('conversation', 'run') OR h.day >= p_month AND h.day < (p_month + interval '1 month')::date)
   )
   SELECT s.scope COLLATE "C", s.subject COLLATE "C", s.period, e.at, e.opens, e.held, e.charged
   FROM scoped s LEFT JOIN billing.ledger l ON l.entry_id = s.attempt_id AND l.account = 'receivable'

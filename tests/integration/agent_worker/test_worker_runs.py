@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from agent_worker.leave import CallRequest
 from agent_worker.providers.base import PermanentError, TextDelta, ToolCall, TransientError
 from agent_worker.providers.scripted import Scripted
-from agent_worker.repository import CallRequest, SavedStep
+from agent_worker.repository import SavedStep
 from common.contracts import Contract
 from common.contracts.base import now
 from common.contracts.identifiers import attempt_id

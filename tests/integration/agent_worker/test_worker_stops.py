@@ -169,6 +169,47 @@ async def test_a_run_whose_worker_died_in_a_call_waits_until_the_dead_hold_is_re
     dying.go.set()
 
 
+class Broken:
+    """Says something, and then nothing for ever, as a worker that is killed in a call has received it."""
+
+    name = "anthropic"
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """See `Provider.stream`."""
+        meter.accepted = True
+        yield TextDelta("x" * 400)
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """See `Provider.close`."""
+
+
+async def test_of_a_call_whose_worker_died_what_was_received_is_put_down_for_billing(world: World) -> None:
+    task = world.task(metadata={"team": "red"})
+    first = await world.worker(Broken(), slots=1)
+    await world.submit(task)
+
+    async def streamed() -> bool:
+        return any(event.type == "token" for event in await world.stream(task))
+
+    await world.until(streamed)
+    first.leases.cancel()  # dead, as far as anybody can see
+    await world.worker(Played(ANSWER))
+    await world.submit(task)
+    end = await world.heard.end(task.task_id)
+    assert (end.status, end.fence) == ("completed", 2)
+    row = await world.owner.fetchrow(
+        "SELECT state, received FROM billing.holds WHERE task_id = $1 AND fence = 1", task.task_id
+    )
+    assert row is not None
+    assert row["state"] == "open"
+    estimate = row["received"]["input_tokens"]
+    assert row["received"] == {
+        "agent": "default", "metadata": {"team": "red"}, "input_tokens": estimate, "output_tokens": 100,
+    }  # fmt: skip
+    assert 0 < estimate < 100
+
+
 async def test_draining_lets_runs_finish_within_the_grace(world: World) -> None:
     provider, task = Played(ANSWER, hold=True), world.task()
     worker = await world.worker(provider)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -28,6 +28,15 @@ class Call:
     number: int = 1
     user_id: str | None = None
     model: str = MODEL
+    conversation_id: UUID | None = None
+
+    def next(self) -> Call:
+        """The call after it."""
+        return replace(self, number=self.number + 1)
+
+    def in_conversation(self, conversation_id: UUID) -> Call:
+        """The same of a task that has a conversation."""
+        return replace(self, conversation_id=conversation_id)
 
     @property
     def attempt_id(self) -> UUID:
@@ -36,9 +45,9 @@ class Call:
     async def reserve(self, owner: Pool, *, input_bound: int = 1000, max_output: int = 1000, fence: int = 1) -> str:
         """The verdict."""
         verdict = await owner.fetchval(
-            "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)",
+            "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12)",
             *(self.attempt_id, self.tenant_id, self.user_id, self.task_id, fence, self.step, self.number),
-            *(PROVIDER, self.model, input_bound, max_output),
+            *(PROVIDER, self.model, input_bound, max_output, self.conversation_id),
         )
         assert isinstance(verdict, str)
         return verdict

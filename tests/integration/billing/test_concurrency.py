@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from agent_worker.repository import CallRequest, RunRepository
+from agent_worker.leave import CallRequest
+from agent_worker.repository import RunRepository
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.base import now

@@ -65,6 +65,12 @@ async def test_a_record_with_other_numbers_is_ignored_and_reported(
         await settle(pool, other)
     assert await ledger(owner, call.attempt_id) == POSTED
     assert _counted("conflicts") == conflicts + 1
+    await settle(pool, other)
+    kept = await owner.fetch(
+        "SELECT record -> 'usage' ->> 'input_tokens' AS input FROM billing.usage_conflicts WHERE attempt_id = $1",
+        call.attempt_id,
+    )
+    assert [row["input"] for row in kept] == ["1001"]
 
 
 async def test_no_more_is_charged_than_was_held(call: Call, pool: Pool, owner: Pool) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from billing.settings import Sweep
 from billing.sweeper import ONE_AT_A_TIME, sweep_once
+from common.contracts.usage import Usage
 from common.postgres import Pool
 from tests.integration.billing.calls import Call, balances, ledger, settle
 
@@ -82,6 +83,46 @@ async def test_what_is_given_up_is_free_again_and_never_charged(call: Call, pool
     assert await _state(owner, call) == "voided"
     assert set((await balances(owner, call.tenant_id)).values()) == {(NOTHING, NOTHING)}
     assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
+
+
+RECEIVED = {"agent": "default", "metadata": {"team": "red"}, "input_tokens": 1000, "output_tokens": 100}
+
+
+async def test_what_was_received_of_a_call_whose_worker_died_is_billed_as_an_estimate(
+    call: Call, pool: Pool, owner: Pool
+) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "running", fence=2)
+    await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", call.task_id, call.attempt_id, RECEIVED)
+    for _ in range(2):
+        await sweep_once(pool, 10, SOON, void=True)
+    assert await _state(owner, call) == "settled"
+    assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, COST)
+    row = await owner.fetchrow("SELECT * FROM billing.usage WHERE attempt_id = $1", call.attempt_id)
+    assert row is not None
+    assert (row["estimated"], row["output_tokens"], row["metadata"]) == (True, 100, {"team": "red"})
+
+
+async def test_its_own_record_counts_where_it_comes_after_all(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "running", fence=2)
+    await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", call.task_id, call.attempt_id, RECEIVED)
+    await sweep_once(pool, 10, SOON, void=False)
+    await settle(pool, call.record(usage=Usage(input_tokens=10, output_tokens=20)))
+    await sweep_once(pool, 10, SOON, void=True)
+    row = await owner.fetchrow("SELECT * FROM billing.usage WHERE attempt_id = $1", call.attempt_id)
+    assert row is not None
+    assert (row["estimated"], row["output_tokens"]) == (False, 20)
+
+
+async def test_only_who_has_the_run_says_what_was_received(call: Call, pool: Pool, owner: Pool) -> None:
+    await call.reserve(owner)
+    await _run(owner, call, "running", fence=3)
+    for fence in (1, 2):
+        await owner.execute(
+            "SELECT runtime.note_received($1, $2, $3, $4)", call.task_id, fence, call.attempt_id, RECEIVED
+        )
+    assert await owner.fetchval("SELECT received FROM billing.holds WHERE attempt_id = $1", call.attempt_id) is None
 
 
 async def test_one_sweeps_at_a_time(call: Call, pool: Pool, owner: Pool) -> None:

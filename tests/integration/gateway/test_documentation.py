@@ -19,6 +19,7 @@ from common.redis import Client
 from gateway import (
     approval_documents,
     batch_documents,
+    budget_documents,
     conversation_documents,
     documents,
     invoice_documents,
@@ -42,6 +43,7 @@ _DOCUMENTS = (
     invoice_documents,
     upload_documents,
     proof_documents,
+    budget_documents,
 )
 
 
@@ -113,6 +115,7 @@ async def test_every_success_is_as_described(
         document.check(f"{route}/invoices", await client.get(f"{base}/invoices", headers=headers))
         month = f"{base}/invoices/{now():%Y-%m}"
         document.check(f"{route}/invoices/{{month}}", await client.get(month, headers=headers))
+        document.check(f"{route}/budgets", await client.get(f"{base}/budgets", headers=headers))
         lines = await client.get(f"{month}/lines.csv", headers=headers)
         document.check(f"{route}/invoices/{{month}}/lines.csv", lines)
         document.check(
@@ -244,6 +247,17 @@ async def _administered(document: _Document, client: httpx2.AsyncClient) -> None
     document.check(tenants + "/{tenant_id}/limits", put)
     got = await client.get(f"{tenants}/{tenant}/limits", headers=_ADMIN)
     document.check(tenants + "/{tenant_id}/limits", got)
+    who = {"by": "ada", "reason": "a test"}
+    for path, route in (("run", "/{scope}"), ("user_day/ada", "/{scope}/{subject}")):
+        address = f"{tenants}/{tenant}/budgets/{path}"
+        put = await client.put(address, json={"cap_usd": "2", **who}, headers=_ADMIN)
+        document.check(tenants + "/{tenant_id}/budgets" + route, put)
+        removed = await client.delete(address, params=who, headers=_ADMIN)
+        document.check(tenants + "/{tenant_id}/budgets" + route, removed)
+    zone = {"time_zone": "Europe/Vienna", **who}
+    put = await client.put(f"{tenants}/{tenant}/time-zone", json=zone, headers=_ADMIN)
+    document.check(tenants + "/{tenant_id}/time-zone", put)
+    document.check("/v1/admin/burn-rates", await client.get("/v1/admin/burn-rates", headers=_ADMIN))
     document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
     paused = {"scope": "tenant", "name": tenant, "by": "ada", "reason": "a test"}
     document.check("/v1/admin/pauses", await client.post("/v1/admin/pauses", json=paused, headers=_ADMIN))

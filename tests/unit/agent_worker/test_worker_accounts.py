@@ -12,20 +12,21 @@ import pytest
 
 from agent_worker import accounts
 from agent_worker.accounts import (
-    BudgetExceededError,
     CancelRequestedError,
     RunAccounts,
     RunLostError,
     UnpricedModelError,
 )
+from agent_worker.budgets import BudgetExceededError
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.happenings import Step
+from agent_worker.leave import CallRequest, Leave
 from agent_worker.limiter.provider_limits import CallLimit, Unlimited
 from agent_worker.limiter.shared import Reservation
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
 from agent_worker.providers.scripted import Scripted
-from agent_worker.repository import CallRequest, Leave, RunRepository, SavedStep
+from agent_worker.repository import RunRepository, SavedStep
 from agent_worker.resilience.chain import Served
 from common.contracts import Contract, TaskSubmitted, UsageRecorded
 from common.contracts.base import now

@@ -15,5 +15,10 @@ _ALERTS = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yaml"
 def test_every_metric_that_an_alert_of_billing_watches_is_there() -> None:
     watched = set(re.findall(r"\blaneway_billing_\w+", _ALERTS.read_text(encoding="utf-8")))
     exported = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
-    assert watched == {"laneway_billing_over_hold_total", "laneway_billing_unpriced_usage"}
+    assert watched == {
+        "laneway_billing_over_hold_total",
+        "laneway_billing_unpriced_usage",
+        "laneway_billing_budget_warnings_total",
+        "laneway_billing_tenants_burning",
+    }
     assert watched <= exported

@@ -95,7 +95,7 @@ def test_every_service_has_a_user_and_no_user_is_anothers() -> None:
         ),
         (t.AGENT_WORKER, LANES | {t.CONTROL, t.control_queue("w-1")}, {t.EVENTS, t.CONTROL, t.control_queue("w-1")}),
         (t.PERSISTER, {t.PERSISTER_QUEUE, t.DEAD_TASKS_QUEUE, t.DEAD_EVENTS_QUEUE}, {t.TASKS}),
-        (t.BILLING, {t.BILLING_QUEUE}, set()),
+        (t.BILLING, {t.BILLING_QUEUE}, {t.EVENTS}),
     ],
 )
 def test_rights_are_the_least_that_serve(service: str, reads: set[str], writes: set[str]) -> None:

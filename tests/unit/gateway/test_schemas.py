@@ -93,7 +93,7 @@ def test_money_is_exact_however_it_is_written() -> None:
         ({"metadata": {"a": 1}}, "metadata.a", "valid string"),
         ({"metadata": {"a": "\0"}}, "metadata.a", "U+0000"),
         ({"conversation_id": "c"}, "conversation_id", "valid UUID"),
-        ({"on_budget_exhausted": "park"}, "on_budget_exhausted", "not available in this version"),
+        ({"on_budget_exhausted": "beg"}, "on_budget_exhausted", "'fail', 'wait' or 'park'"),
         ({"response_schema": 5}, "response_schema", "an object"),
         ({"response_schema": {"type": "array"}}, "response_schema.type", "is one object"),
         (

@@ -207,9 +207,13 @@ class Catalogue(_Entry):
         asked = [self.first_of(rule.class_) for rule in self.auto] if name == AUTO else [self.model(name)]
         return tuple(model for model in asked if model is not None)
 
-    def first_of(self, class_: ModelClass, apis: Container[str] | None = None) -> Model | None:
-        """The first declared model of a class, of those that are served over one of these APIs where they are given."""
-        fitting = (model for model in self.models if model.class_ == class_)
+    def first_of(
+        self, class_: ModelClass, apis: Container[str] | None = None, names: Container[str] | None = None
+    ) -> Model | None:
+        """The first declared model of a class, of those that are served over one of these APIs, and of these names,
+        where they are given.
+        """
+        fitting = (model for model in self.models if model.class_ == class_ and (names is None or model.name in names))
         return next((model for model in fitting if apis is None or model.api in apis), None)
 
     def agent(self, name: str) -> Agent | None:

@@ -32,6 +32,10 @@ class LoopLag(Collector):
         """One look came so many seconds after its time."""
         self._late.append(max(0.0, late))
 
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance: several services of one process, as in tests, each have their own."""
+        return ()
+
     def collect(self) -> Iterable[Metric]:
         """For Prometheus."""
         described = "By how many seconds the event loop is late, look after look"

@@ -21,6 +21,7 @@ KEEP_SECONDS = 3600
 # A run that is over needs its log only until the persister has its events: readers get them from PostgreSQL after that.
 KEEP_ENDED_SECONDS = 600
 _MAX_ENTRIES = 100_000
+_PAGE = 200
 
 # KEYS: the log. ARGV: whether it may be created, seconds to keep it, its limit, then id and event, in turns.
 # Answers 1 where all was appended, 0 where the log is gone and was not to be created, -1 where a newer fence wrote.
@@ -92,3 +93,15 @@ async def read(client: Client, log: str, after: EventId, count: int) -> list[Str
             log, min=f"({after}", max="+", count=count
         )
         return [decode(fields[b"e"]) for _, fields in entries]
+
+
+async def read_all(redis: Pipelined, log: str, after: EventId, most: int) -> list[StreamEvent]:
+    """The same over a connection that many share, a small page at a time. Raises `CacheUnavailable`."""
+    events: list[StreamEvent] = []
+    while len(events) < most:
+        last = events[-1].id if events else after
+        entries = await redis.execute("XRANGE", log, f"({last}", "+", "COUNT", _PAGE)
+        events += [decode(fields[1]) for _, fields in entries]  # one field, its name before it
+        if len(entries) < _PAGE:
+            break
+    return events

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
 import structlog
 
+from agent_worker.budgets import PATIENCE, Patience, consider
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
+from agent_worker.leave import CallRequest, Leave
 from agent_worker.limiter.provider_limits import CallLimit, Unlimited
 from agent_worker.limiter.shared import Reservation
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
-from agent_worker.repository import CallRequest, Leave, RunRepository
+from agent_worker.remains import Remains
+from agent_worker.repository import RunRepository
 from agent_worker.resilience.chain import Served
 from common.catalogue import Model
 from common.contracts import TaskSubmitted, UsageRecorded
@@ -43,19 +46,15 @@ class CancelRequestedError(Exception):
     """The run's cancel was asked for."""
 
 
-class BudgetExceededError(Exception):
-    """The next call does not fit into a cap, even if every open hold were given back."""
-
-    def __init__(self, leave: Leave) -> None:
-        amount, cap = leave.amount or Decimal(0), leave.cap or Decimal(0)
-        super().__init__(
-            f"the next model call could cost {amount:f} USD, which the {leave.scope} cap of {cap:f} USD forbids"
-        )
-        self.scope = leave.scope
-
-
 class UnpricedModelError(Exception):
     """The model has no price, so no call of it can be held against a cap."""
+
+
+class ModelNotAllowedError(Exception):
+    """The tenant's plan does not have the model."""
+
+    def __init__(self, model: str, leave: Leave) -> None:
+        super().__init__(f"the plan does not allow the model {model}; it allows {', '.join(leave.allowed or ())}")
 
 
 async def until_available(action: Callable[[], Awaitable[T]]) -> T:
@@ -84,8 +83,13 @@ class RunAccounts:
         checkpoint: Checkpoint,
         events: RunLog,
         limit_of: Callable[[Model], CallLimit] = Unlimited.of,
+        patience: Patience = PATIENCE,
+        remains: Sequence[Remains] = (),
     ) -> None:
-        """`calls` have been made in earlier acquisitions; `limit_of` a model is what this run keeps to with it."""
+        """`calls` have been made in earlier acquisitions; `limit_of` a model is what this run keeps to with it.
+
+        `remains` are of calls in which earlier workers of the run died.
+        """
         self._task = task
         self._fence = fence
         self._calls = calls
@@ -94,6 +98,8 @@ class RunAccounts:
         self._checkpoint = checkpoint
         self._events = events
         self._limit_of = limit_of
+        self._patience = patience
+        self._remains = tuple(remains)
         self._limit: CallLimit = Unlimited()
         self._model: Model | None = None
         self._reservation = Reservation(0.0)
@@ -103,13 +109,14 @@ class RunAccounts:
 
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         """Take leave for one call: of the provider's limit, then the hold, the fence and the checkpoint at once."""
+        await self._note_remains(step, input_estimate)
         self._calls += 1
         self._model = served.model
         self._limit = self._limit_of(served.model)
         attempt = attempt_id(self._task.task_id, step, self._calls)
         request = self._request(attempt, step, served, input_bound)
         try:
-            _raise_unless_held(await self._leave(request, input_estimate + served.max_output_tokens))
+            _raise_unless_held(await self._leave(request, input_estimate + served.max_output_tokens), served.model.name)
         except asyncio.CancelledError:
             self._limit.give_back(self._reservation)
             if self._held == attempt:  # the hold was taken, for a call that will not be made
@@ -119,7 +126,7 @@ class RunAccounts:
 
     async def begin_known(self, step: int, served: Served) -> None:
         """See `Calls.begin_known`. The fence is checked and the step before is saved, as for any call."""
-        _raise_unless_held(await undisturbed(self._ask(self._request(None, step, served, 0))))
+        _raise_unless_held(await undisturbed(self._ask(self._request(None, step, served, 0))), served.model.name)
         self.used = self.used + Usage(cached_calls=1)
 
     def _request(self, attempt: UUID | None, step: int, served: Served, input_bound: int) -> CallRequest:
@@ -133,7 +140,18 @@ class RunAccounts:
             input_bound,
             served.max_output_tokens,
             self._task.max_cost_usd,
+            self._task.conversation_id,
         )
+
+    async def _note_remains(self, step: int, input_estimate: int) -> None:
+        """Once: what was cut in this step read what this call will read."""
+        remains, self._remains = self._remains, ()
+        for one in remains:
+            if one.call.step == step:
+                tokens = {"input_tokens": input_estimate, "output_tokens": one.output_tokens}
+                told = {"agent": self._task.agent, "metadata": self._task.metadata, **tokens}
+                note = partial(self._repository.note_received, self._task.task_id, self._fence)
+                await until_available(partial(note, one.call.attempt_id, told))
 
     def heard(self, limits: RateLimits) -> None:
         """See `Calls.heard`."""
@@ -143,8 +161,8 @@ class RunAccounts:
         """The answer, once the provider's limit has room and no open hold is in the way.
 
         A hold that would wait for the limit would keep the tenant's other runs out, and what was drawn from the limit
-        other tenants' calls: so nothing is kept of the one while the other is waited for. Holds are settled or voided
-        in the end and the limit fills, so neither wait has a limit but the run's own time.
+        other tenants' calls: so nothing is kept of the one while the other is waited for. The limit fills, so that wait
+        has no limit but the run's own time; how long the other is, and where, is as the task asked (see `budgets`).
         """
         pause, told = _FIRST_LOOK_SECONDS, False
         while True:
@@ -153,8 +171,9 @@ class RunAccounts:
             if leave.verdict == "held":
                 return leave
             self._limit.give_back(self._reservation)
-            if leave.verdict != "wait":
+            if leave.verdict not in ("wait", "exceeded"):
                 return leave
+            consider(leave, self._task.on_budget_exhausted, self._task.max_cost_usd, self._patience, now())
             if pause >= _LONGEST_LOOK_SECONDS and not told:
                 self._tell_of_wait(request.step, leave)
                 told = True
@@ -212,12 +231,12 @@ class RunAccounts:
         )
 
 
-def _raise_unless_held(leave: Leave) -> None:
+def _raise_unless_held(leave: Leave, model: str) -> None:
     if leave.verdict == "fenced":
         raise RunLostError
     if leave.verdict == "cancelled":
         raise CancelRequestedError
     if leave.verdict == "unpriced":
         raise UnpricedModelError
-    if leave.verdict == "exceeded":
-        raise BudgetExceededError(leave)
+    if leave.verdict == "not_allowed":
+        raise ModelNotAllowedError(model, leave)

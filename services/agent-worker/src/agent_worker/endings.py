@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agent_worker.accounts import BudgetExceededError, UnpricedModelError
+from agent_worker.accounts import ModelNotAllowedError, UnpricedModelError
 from agent_worker.approved import ApprovalExpiredError
+from agent_worker.budgets import BudgetExceededError
 from agent_worker.happenings import LimitReachedError, ResponseMismatchError, Step
 from agent_worker.providers.base import ProviderError
 from common.contracts.runs import RunError, TerminalStatus
@@ -16,6 +17,7 @@ from common.errors import PoisonError
 FAILURES = (
     BudgetExceededError,
     UnpricedModelError,
+    ModelNotAllowedError,
     LimitReachedError,
     ResponseMismatchError,
     ProviderError,
@@ -52,6 +54,8 @@ def run_error(error: Exception, model: str) -> RunError:
         return RunError(type=error.reason, message=error.message)
     if isinstance(error, UnpricedModelError):
         return RunError(type="model_unpriced", message=f"the model {model} has no price, so it cannot be called")
+    if isinstance(error, ModelNotAllowedError):
+        return RunError(type="model_not_allowed", message=str(error))
     if isinstance(error, PoisonError):
         return RunError(type="too_large", message="a step of the run is too large to be recorded")
     if isinstance(error, ResponseMismatchError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from agent_worker.proposals import Proposal
@@ -19,6 +20,8 @@ class Obstacle:
     wake_at: datetime | None = None
     proposal: Proposal | None = None
     """The step that waits for people, where they are what it waits for."""
+    needs: Decimal | None = None
+    """Of a budget: what is to be left in it, in US dollars."""
 
     def told(self) -> dict[str, Any]:
         """What the stream says of it: the data of an event `status`, as `runtime.put_aside` makes it too."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -18,6 +17,7 @@ from asyncpg import Record
 
 from agent_worker.batching import Batched
 from agent_worker.history import Exchange, History
+from agent_worker.leave import CallRequest, Leave
 from agent_worker.obstacles import Obstacle, Pause
 from agent_worker.proposals import Proposal, document_of, proposal_from
 from common import postgres
@@ -34,7 +34,8 @@ ORDER BY r.n
 """
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
 _BEGIN_CALLS = (
-    "SELECT * FROM runtime.begin_calls($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[])"
+    "SELECT * FROM runtime.begin_calls("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[], $16)"
 )
 _FINISH = """
 SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at, r.turn::jsonb, r.turn_bytes)
@@ -42,9 +43,11 @@ FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bytea[], $5::timestamptz[
   WITH ORDINALITY AS r (task_id, fence, status, outcome, finished_at, turn, turn_bytes, n) ORDER BY r.n
 """
 _HISTORY = "SELECT number, messages FROM runtime.history($1, $2)"
+_CUT_CALLS = "SELECT attempt_id, fence, step FROM runtime.cut_calls($1, $2)"
+_NOTE_RECEIVED = "SELECT runtime.note_received($1, $2, $3, $4)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5, $6)"
-_PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 _BEGIN_APPROVED = "SELECT runtime.begin_approved($1, $2, $3)"
 _NOTE_RESULT = "SELECT runtime.note_result($1, $2, $3, $4, $5)"
 
@@ -88,31 +91,6 @@ class Acquisition:
     """Of the attempts those in a process that ran nothing else."""
     proposal: Proposal | None = None
     """The step that the run goes on with, where it waited for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """One model call for which leave is asked; without an attempt none is made, as its answer is known."""
-
-    attempt_id: UUID | None
-    step: int
-    call: int
-    user_id: str | None
-    provider: str
-    model: str
-    input_bound: int
-    max_output_tokens: int
-    run_cap: Decimal | None
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """The answer: held, or why not, with the scope and the amounts in US dollars that decided."""
-
-    verdict: Literal["held", "fenced", "cancelled", "wait", "exceeded", "unpriced"]
-    scope: str | None
-    amount: Decimal | None
-    cap: Decimal | None
 
 
 class _Acquire(NamedTuple):
@@ -239,9 +217,8 @@ class RunRepository:
         event = [told.model_dump(mode="json", exclude={"fence"})]
         proposal = None if obstacle.proposal is None else document_of(obstacle.proposal, told.id)
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            return bool(
-                await connection.fetchval(_PARK, task.task_id, fence, *waiting, event, *_checkpoint(saved), proposal)
-            )
+            values = (task.task_id, fence, *waiting, event, *_checkpoint(saved), proposal, obstacle.needs)
+            return bool(await connection.fetchval(_PARK, *values))
 
     async def begin_approved(self, task_id: UUID, fence: int, step: int) -> dict[int, dict[str, Any] | None] | None:
         """Note that the approved calls of a step will be made; what is known of those that are begun already, by their
@@ -254,6 +231,16 @@ class RunRepository:
         """What an approved call has come to."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
             await connection.execute(_NOTE_RESULT, task_id, fence, step, index, result)
+
+    async def cut_calls(self, task_id: UUID, fence: int) -> list[tuple[UUID, int, int]]:
+        """Attempt, fence and step of the run's calls before this fence that nothing has resolved: of each the last."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            return [tuple(row) for row in await connection.fetch(_CUT_CALLS, task_id, fence)]
+
+    async def note_received(self, task_id: UUID, fence: int, attempt_id: UUID, received: dict[str, Any]) -> None:
+        """Put down what was received of a call whose worker died, for billing to go by where its record never comes."""
+        async with postgres.acquire(self._pool, self._timeout) as connection:
+            await connection.execute(_NOTE_RECEIVED, task_id, fence, attempt_id, received)
 
     async def pauses(self) -> frozenset[Pause]:
         """What operators have paused."""

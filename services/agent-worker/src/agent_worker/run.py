@@ -18,6 +18,7 @@ from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostErro
 from agent_worker.acquired import Acquired
 from agent_worker.approved import ApprovalExpiredError
 from agent_worker.awaiting_approval import ApprovalNeededError, RunIntents, approved_of, proposal_of
+from agent_worker.budgets import ParkedForBudgetError
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.deferring import DeferredError, final, waiting_event
@@ -145,8 +146,8 @@ class Run:
             self._stop_reason = StopReason.CANCELLED
         except RunLostError:
             self._stop_reason = StopReason.LOST
-        except ApprovalNeededError as needed:
-            self.park(needed.obstacle)
+        except (ApprovalNeededError, ParkedForBudgetError) as waits:
+            self.park(waits.obstacle)
         except DeferredError as later:
             self.log.emit("status", waiting_event(self._checkpoint.next_step, later))
             self.stop(StopReason.DEFERRED)

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from agent_worker import remains
 from agent_worker.accounts import RunAccounts, until_available
 from agent_worker.acquired import Acquired, decided_end
 from agent_worker.checkpoint import Checkpoint
@@ -227,6 +228,7 @@ class Runner:
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         agent = staffed.agent
         checkpoint = Checkpoint(found.steps, found.proposal)
+        shared = (equipment.repository, equipment.redis)
         accounts = RunAccounts(
             task,
             found.fence,
@@ -236,6 +238,8 @@ class Runner:
             checkpoint,
             log,
             partial(equipment.limits.of, task.tier),
+            equipment.settings.budgets.patience,
+            await until_available(partial(remains.find, task, found.fence, checkpoint.stands_until, *shared)),
         )
         box = await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])
         temperature = agent.temperature if task.temperature is None else task.temperature

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from agent_worker.budgets import Patience
 from agent_worker.tools.addresses import Network
 from common.messaging.topology import DELIVERY_LIMIT
 from common.settings import PREFIX, ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
@@ -45,6 +46,19 @@ class ProviderAccess(BaseModel):
         if not self.keys:
             raise ValueError("there is no key between the commas")
         return self
+
+
+class Budgets(BaseModel):
+    """How long open holds are waited for that leave too little of a budget."""
+
+    settling: Seconds = Field(default=60.0, le=3600, description="seconds, by a task with on_budget_exhausted `fail`")
+    waiting: Seconds = Field(default=900.0, le=86_400, description="seconds, by a task with `wait`")
+    slot: Seconds = Field(default=5.0, le=3600, description="seconds until a `wait` or `park` task gives its slot back")
+
+    @property
+    def patience(self) -> Patience:
+        """The same for a run."""
+        return Patience(self.settling, self.waiting, self.slot)
 
 
 class ProviderSettings(ServiceSettings):
@@ -119,6 +133,7 @@ class WorkerSettings(ProviderSettings):
     quarantine_after: int = Field(
         default=2, ge=1, lt=DELIVERY_LIMIT, description="workers that died with a run, after which it is run alone"
     )
+    budgets: Budgets = Budgets()
     simulated: bool = Field(default=False, description="the providers are a simulator: said in the log")
 
     @model_validator(mode="after")

@@ -48,7 +48,8 @@ class Staffing:
         model = self.catalogue.model(routing.model if routing is not None else name)
         if model is None or model.api not in self.providers:
             return None
-        return Staffed(agent, tuple(self._served(one, task, agent) for one in self._chain(model)), routing)
+        chain = (one for one in self._chain(model) if one is model or _allowed(one, task))
+        return Staffed(agent, tuple(self._served(one, task, agent) for one in chain), routing)
 
     def report_unreachable(self) -> None:
         """Say which fallbacks are none here, as their provider has no key."""
@@ -62,8 +63,12 @@ class Staffing:
             return None
         texts = [message.content for message in task.input]
         picked = pick(self.catalogue.auto, Asked(texts, bool(agent.tools or agent.mcp)))
-        model = self.catalogue.first_of(picked.model_class, self.providers)
-        return Routing(model=model.name, reason=picked.reason) if model is not None else None
+        model, reason = self.catalogue.first_of(picked.model_class, self.providers, task.models), picked.reason
+        if model is None and task.models is not None:
+            # The plan has none of that class: better another one of the plan's than none.
+            reachable = (one for one in self.catalogue.models if one.api in self.providers and _allowed(one, task))
+            model, reason = next(reachable, None), f"{reason}; the plan allows none of that class"
+        return Routing(model=model.name, reason=reason) if model is not None else None
 
     def _chain(self, model: Model) -> Iterator[Model]:
         yield model
@@ -75,3 +80,8 @@ class Staffing:
     def _served(self, model: Model, task: TaskSubmitted, agent: Agent) -> Served:
         limit = min(task.max_output_tokens or agent.max_output_tokens, model.max_output)
         return Served(model, self.providers[model.api], self.breakers.of(model.name), limit)
+
+
+def _allowed(model: Model, task: TaskSubmitted) -> bool:
+    """Whether the tenant's plan had the model when the task was submitted; `billing.reserve` asks the plan of now."""
+    return task.models is None or model.name in task.models

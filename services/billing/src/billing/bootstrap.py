@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from billing import handlers
+from billing.budget_warnings import tell_forever
 from billing.drain import Drain
 from billing.settings import BillingSettings
 from billing.sweeper import sweep_forever
@@ -16,6 +17,7 @@ from common.health import Check, serving_health
 from common.lifecycle import stop
 from common.messaging.connection import Broker
 from common.messaging.consumer import BatchConsumer, depth
+from common.messaging.publisher import publisher
 from common.messaging.topology import BILLING, BILLING_QUEUE, LONGEST_RETRY_SECONDS
 
 
@@ -26,6 +28,7 @@ async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[
     async with (
         postgres.pool(settings.postgres, BILLING, role="laneway_billing") as pool,
         Broker(settings.rabbit, BILLING) as broker,
+        publisher(settings.rabbit, BILLING) as sender,
     ):
         settle = partial(handlers.settle_usage, pool=pool, timeout=timeout)
         consumer = BatchConsumer(BILLING_QUEUE, settle, decode=handlers.read)
@@ -45,6 +48,7 @@ async def billing(settings: BillingSettings) -> AsyncIterator[list[asyncio.Task[
         tasks = [
             asyncio.create_task(consumer.run(broker), name="consumer"),
             asyncio.create_task(sweep_forever(pool, timeout, settings.sweep, drain), name="sweeper"),
+            asyncio.create_task(tell_forever(pool, timeout, sender), name="warnings"),
         ]
         checks: dict[str, Check] = {"rabbitmq": broker_ready, "postgresql": partial(postgres.answers, pool, timeout)}
         try:

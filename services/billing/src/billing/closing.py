@@ -47,7 +47,10 @@ class Closed:
 
 async def close_month(connection: Connection, tenant_id: UUID, month: date) -> Closed:
     """Close it, once and again. Raises `MonthOpenError` or `UnknownTenantError`."""
-    ended, at = await month_records.end_of(connection, month)
+    moments = await month_records.end_of(connection, tenant_id, month)
+    if moments is None:
+        raise UnknownTenantError(f"There is no tenant {tenant_id}.")
+    ended, at = moments
     if at < ended + GRACE:
         raise MonthOpenError(f"{month:%Y-%m} cannot be closed before {ended + GRACE:%Y-%m-%d %H:%M} UTC.")
     await month_records.lock_month(connection, tenant_id, month)
@@ -57,8 +60,7 @@ async def close_month(connection: Connection, tenant_id: UUID, month: date) -> C
             " them within minutes while it runs. Close the month again then."
         )
     terms = await month_records.keep_terms(connection, tenant_id, month)
-    if terms is None:
-        raise UnknownTenantError(f"There is no tenant {tenant_id}.")
+    assert terms is not None  # noqa: S101 - the tenant was there a moment ago, and none is ever deleted
     before = await month_records.posted(connection, tenant_id, month)
     entries = closing_entries(tenant_id, month, terms, before)
     await repository.post(connection, entries)

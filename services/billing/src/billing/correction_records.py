@@ -103,12 +103,12 @@ WITH given AS (
   UPDATE billing.holds h SET charged = h.charged - r.amount
   FROM unnest($1::uuid[], $2::numeric[]) AS r (attempt_id, amount)
   WHERE h.attempt_id = r.attempt_id AND h.state = 'settled'
-  RETURNING h.tenant_id, h.user_id, h.task_id, h.day, r.amount
+  RETURNING h.tenant_id, h.user_id, h.task_id, h.conversation_id, h.day, r.amount
 ), moves AS (
   SELECT g.tenant_id, s.scope, s.subject, s.period, sum(g.amount) AS amount
   FROM given g CROSS JOIN LATERAL (VALUES
-    ('run', g.task_id::text, 'epoch'::date), ('tenant_day', '', g.day),
-    ('tenant_month', '', date_trunc('month', g.day)::date), ('user_day', g.user_id, g.day)
+    ('conversation', g.conversation_id::text, 'epoch'::date), ('run', g.task_id::text, 'epoch'::date),
+    ('tenant_day', '', g.day), ('tenant_month', '', date_trunc('month', g.day)::date), ('user_day', g.user_id, g.day)
   ) AS s (scope, subject, period)
   WHERE s.subject IS NOT NULL
   GROUP BY g.tenant_id, s.scope, s.subject, s.period

@@ -30,20 +30,23 @@ async def settle_usage(records: Sequence[UsageRecorded], pool: Pool, timeout: fl
     """Settle a batch in one transaction; counted and logged once it is durable."""
     started = time.perf_counter()
     async with transaction(pool, timeout) as connection:
-        outcome = await _settle(connection, records)
+        outcome = await settle(connection, records)
     metrics.BATCH_RECORDS.observe(len(records))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
-    _report(outcome)
+    report(outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class Outcome:
+    """What became of records."""
+
     filed: Sequence[Bill]
     repeated: int
     conflicting: Sequence[UsageRecorded]
 
 
-async def _settle(connection: Connection, records: Sequence[UsageRecorded]) -> _Outcome:
+async def settle(connection: Connection, records: Sequence[UsageRecorded]) -> Outcome:
+    """Settle records within a transaction; `report` it once that is durable."""
     # Of an attempt that is in the batch twice the first counts, as it would in two batches.
     firsts = {record.attempt_id: record for record in reversed(records)}
     holds = await repository.lock_holds(connection, list(firsts.values()))
@@ -56,10 +59,13 @@ async def _settle(connection: Connection, records: Sequence[UsageRecorded]) -> _
         connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
     )
     repeated = [r for r in records if r.attempt_id not in new or firsts[r.attempt_id] is not r]
-    return _Outcome(filed, len(records) - len(filed), await repository.conflicting(connection, repeated))
+    conflicting = await repository.conflicting(connection, repeated)
+    await repository.file_conflicts(connection, conflicting)
+    return Outcome(filed, len(records) - len(filed), conflicting)
 
 
-def _report(outcome: _Outcome) -> None:
+def report(outcome: Outcome) -> None:
+    """Count and log it."""
     metrics.DUPLICATES.inc(outcome.repeated)
     for record in outcome.conflicting:
         metrics.CONFLICTS.inc()

@@ -25,6 +25,13 @@ UNPRICED_NOW = Gauge(
     "laneway_billing_unpriced_usage", "Usage records that have no price yet, 10,000 at most; alert above 0"
 )
 
+BUDGET_WARNINGS = Counter(
+    "laneway_billing_budget_warnings", "Budgets spent to 50, 80 or 100 percent of their cap", ["scope", "threshold"]
+)
+BURNING = Gauge(
+    "laneway_billing_tenants_burning", "Tenants whose rate would use up their month before it ends; alert above 0"
+)
+
 BATCH_RECORDS = Histogram(
     "laneway_billing_batch_records", "Records in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
 )

@@ -13,10 +13,12 @@ from billing.months import Posted, Terms
 if TYPE_CHECKING:
     from common.postgres import Connection
 
+# Whose days begin in another zone may have postings in a month that it was not there in by UTC.
 TENANTS = """
-SELECT tenant_id FROM identity.tenants
+SELECT tenant_id FROM identity.tenants t
 WHERE created_at < ($1::date + interval '1 month') AT TIME ZONE 'UTC'
   AND (disabled_at IS NULL OR disabled_at >= $1::timestamp AT TIME ZONE 'UTC')
+  OR EXISTS (SELECT FROM billing.ledger l WHERE l.tenant_id = t.tenant_id AND l.month = $1)
 ORDER BY tenant_id
 """
 
@@ -35,14 +37,17 @@ async def lock_month(connection: Connection, tenant_id: UUID, month: date) -> No
     await connection.execute(LOCK_MONTH, tenant_id, month)
 
 
-ENDED = "SELECT ($1::date + interval '1 month') AT TIME ZONE 'UTC' AS at, clock_timestamp() AS now"
+# A month of the tenant's own time zone, as its holds and budgets go by.
+ENDED = """
+SELECT billing.day_begins(($2::date + interval '1 month')::date, t.time_zone) AS at, clock_timestamp() AS now
+FROM identity.tenants t WHERE t.tenant_id = $1
+"""
 
 
-async def end_of(connection: Connection, month: date) -> tuple[datetime, datetime]:
-    """When a month ends or has ended, and what the time is."""
-    row = await connection.fetchrow(ENDED, month)
-    assert row is not None  # noqa: S101 - it has no condition
-    return row["at"], row["now"]
+async def end_of(connection: Connection, tenant_id: UUID, month: date) -> tuple[datetime, datetime] | None:
+    """When a tenant's month ends or has ended, and what the time is; None where there is no such tenant."""
+    row = await connection.fetchrow(ENDED, tenant_id, month)
+    return (row["at"], row["now"]) if row else None
 
 
 UNRESOLVED = """

@@ -119,6 +119,21 @@ async def conflicting(connection: Connection, repeated: Sequence[UsageRecorded])
     return [r for r in repeated if filed[r.attempt_id] != (r.provider, r.model, r.usage.model_dump(mode="json"))]
 
 
+FILE_CONFLICTS = """
+INSERT INTO billing.usage_conflicts (attempt_id, tenant_id, record)
+SELECT attempt_id, tenant_id, record::jsonb
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS r (attempt_id, tenant_id, record)
+ORDER BY attempt_id ON CONFLICT DO NOTHING
+"""
+
+
+async def file_conflicts(connection: Connection, records: Sequence[UsageRecorded]) -> None:
+    """Keep records that contradict what was filed, to be looked into."""
+    if records:
+        rows = [(record.attempt_id, record.tenant_id, to_json(record.model_dump(mode="json"))) for record in records]
+        await connection.execute(FILE_CONFLICTS, *columns(rows))
+
+
 POST = """
 INSERT INTO billing.ledger (entry_id, kind, account, tenant_id, month, amount, attempt_id, hold_id, price_id, reverses)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::date[], $6::numeric[], $7::uuid[], $8::uuid[],
@@ -146,7 +161,8 @@ QUEUE = """
 SELECT billing.queue_for(ARRAY(SELECT DISTINCT tenant_id FROM billing.holds WHERE attempt_id = ANY ($1::uuid[])))
 """
 # A hold is resolved once: settled with its charge, or voided where that is NULL. The same statement moves what it held
-# out of every scope it was taken against, whose rows it locks in the order of their key before it changes any.
+# out of every scope it was taken against, whose rows it locks in the order of their key before it changes any, and
+# warns of what they have spent of their caps.
 RESOLVE_HOLDS = """
 WITH resolved AS (
   UPDATE billing.holds h
@@ -154,12 +170,12 @@ WITH resolved AS (
       resolved_at = clock_timestamp()
   FROM unnest($1::uuid[], $2::numeric[]) AS r (attempt_id, charge)
   WHERE h.attempt_id = r.attempt_id AND h.state IN ('open', 'in_doubt')
-  RETURNING h.tenant_id, h.user_id, h.task_id, h.day, h.amount, coalesce(r.charge, 0) AS charge
+  RETURNING h.tenant_id, h.user_id, h.task_id, h.conversation_id, h.day, h.amount, coalesce(r.charge, 0) AS charge
 ), moves AS (
   SELECT h.tenant_id, s.scope, s.subject, s.period, sum(h.amount) AS released, sum(h.charge) AS charged
   FROM resolved h CROSS JOIN LATERAL (VALUES
-    ('run', h.task_id::text, 'epoch'::date), ('tenant_day', '', h.day),
-    ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
+    ('conversation', h.conversation_id::text, 'epoch'::date), ('run', h.task_id::text, 'epoch'::date),
+    ('tenant_day', '', h.day), ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
   ) AS s (scope, subject, period)
   WHERE s.subject IS NOT NULL
   GROUP BY h.tenant_id, s.scope, s.subject, s.period
@@ -168,10 +184,18 @@ WITH resolved AS (
   FROM billing.balances b JOIN moves m USING (tenant_id, scope, subject, period)
   ORDER BY b.tenant_id, b.scope, b.subject, b.period
   FOR NO KEY UPDATE OF b
+), moved AS (
+  UPDATE billing.balances b SET held = b.held - l.released, charged = b.charged + l.charged
+  FROM locked l
+  WHERE (b.tenant_id, b.scope, b.subject, b.period) = (l.tenant_id, l.scope, l.subject, l.period)
+  RETURNING b.*
 )
-UPDATE billing.balances b SET held = b.held - l.released, charged = b.charged + l.charged
-FROM locked l
-WHERE (b.tenant_id, b.scope, b.subject, b.period) = (l.tenant_id, l.scope, l.subject, l.period)
+INSERT INTO billing.budget_warnings (tenant_id, scope, subject, period, threshold, cap, charged)
+SELECT m.tenant_id, m.scope, m.subject, m.period, t.threshold, m.cap, m.charged
+FROM moved m CROSS JOIN (VALUES (50), (80), (100)) AS t (threshold)
+WHERE m.charged > 0 AND m.charged >= m.cap * t.threshold * 0.01
+ORDER BY m.tenant_id, m.scope, m.subject, m.period, t.threshold
+ON CONFLICT DO NOTHING
 """
 
 

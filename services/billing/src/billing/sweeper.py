@@ -1,22 +1,27 @@
 """What nothing else comes back to: holds whose usage record never came, and usage whose price had not come.
 
 Such a hold is first in doubt, then given up: the platform, not the tenant, pays. In doubt it still counts against its
-tenant, and a record that comes late still settles it.
+tenant, and a record that comes late still settles it. Where its worker died in the call, and the next one found what of
+the answer had been received, it is not given up but settled by that, as an estimate.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import structlog
 
-from billing import correction_records, metrics, repository
+from billing import correction_records, handlers, metrics, repository
 from billing.correcting import Correction
 from billing.drain import Drain
 from billing.rerating import put_right
 from billing.settings import Sweep
+from common.contracts import UsageRecorded
+from common.contracts.usage import Usage
 from common.errors import Unavailable
 from common.postgres import Connection, Pool, transaction
 
@@ -39,7 +44,8 @@ FROM stale WHERE h.attempt_id = stale.attempt_id AND h.state = 'open'
 """
 
 LOCK_DOUBTFUL = """
-SELECT attempt_id, tenant_id, task_id, amount FROM billing.holds
+SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received
+FROM billing.holds
 WHERE state = 'in_doubt' AND doubted_at < clock_timestamp() - $1::interval
 ORDER BY attempt_id LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED
@@ -65,11 +71,11 @@ async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, drain: Drain) 
 async def sweep_once(pool: Pool, timeout: float, sweep: Sweep, *, void: bool) -> None:
     """Move what is due; without `void` nothing is given up, because its record may only be on its way."""
     async with transaction(pool, timeout) as connection:
-        voided, priced = [], list[Correction]()
+        voided, priced, salvaged = list[asyncpg.Record](), list[Correction](), None
         if await connection.fetchval(ONE_AT_A_TIME):
             priced = await put_right(connection, await correction_records.unpriced_with_a_price(connection, sweep.size))
             await connection.execute(DOUBT, timedelta(seconds=sweep.grace), sweep.size)
-            voided = await _void(connection, sweep) if void else []
+            voided, salvaged = await _give_up(connection, sweep) if void else ([], None)
         unresolved = await connection.fetchrow(COUNT)
         unpriced = await connection.fetchval(COUNT_UNPRICED)
     for state, count in (unresolved or {}).items():
@@ -77,14 +83,33 @@ async def sweep_once(pool: Pool, timeout: float, sweep: Sweep, *, void: bool) ->
     metrics.UNPRICED_NOW.set(unpriced)
     for hold in voided:
         _report(hold)
+    if salvaged is not None:
+        handlers.report(salvaged)
     for one in priced:
         _report_priced(one)
 
 
-async def _void(connection: Connection, sweep: Sweep) -> list[asyncpg.Record]:
+async def _give_up(connection: Connection, sweep: Sweep) -> tuple[list[asyncpg.Record], handlers.Outcome | None]:
     doubtful = await connection.fetch(LOCK_DOUBTFUL, timedelta(seconds=sweep.doubt), sweep.size)
-    await repository.resolve_holds(connection, {hold["attempt_id"]: None for hold in doubtful})
-    return doubtful
+    records = [salvage(dict(hold)) for hold in doubtful if hold["received"] is not None]
+    salvaged = await handlers.settle(connection, records) if records else None
+    voided = [hold for hold in doubtful if hold["received"] is None]
+    await repository.resolve_holds(connection, {hold["attempt_id"]: None for hold in voided})
+    return voided, salvaged
+
+
+def salvage(hold: Mapping[str, Any]) -> UsageRecorded:
+    """The record that a call's worker would have published, by what was found to have been received of it. Pure."""
+    found = hold["received"]
+    named = ("attempt_id", "tenant_id", "task_id", "user_id", "provider", "model", "step", "call", "fence")
+    return UsageRecorded(
+        **{name: hold[name] for name in named},
+        agent=found["agent"],
+        metadata=found["metadata"],
+        usage=Usage(input_tokens=found["input_tokens"], output_tokens=found["output_tokens"]),
+        estimated=True,
+        recorded_at=hold["opened_at"],
+    )
 
 
 def _report(hold: asyncpg.Record) -> None:

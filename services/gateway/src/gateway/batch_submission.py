@@ -103,7 +103,8 @@ class BatchSubmissions:
             tiers = await self._tiers(principal, asked)
             if not self._publisher.ready:
                 raise BrokerUnavailable("RabbitMQ is not connected")
-        ticket = batch_ticket(principal.tenant_id, list(zip(asked, tiers, strict=True)), key, no_store=fresh)
+        pairs = list(zip(asked, tiers, strict=True))
+        ticket = batch_ticket(principal.tenant_id, pairs, key, principal.allowed_models, no_store=fresh)
         admitted = await self._admission.admit(principal, ticket)
         outcome = admitted.decision.outcome
         self._metrics.batches.labels(outcome.value).inc()
@@ -125,10 +126,10 @@ class BatchSubmissions:
         errors: list[ItemError] = []
         for index, request in enumerate(asked):
             try:
-                tiers.append(await self._single.tier(principal, request))
+                tiers.append(await self._single.entitled(principal, request))
             except Problem as problem:
-                reason = problem.errors[0]["reason"] if problem.errors else problem.detail
-                errors.append((index, ("tasks", str(index), "tier"), reason))
+                first = problem.errors[0] if problem.errors else {"field": "tier", "reason": problem.detail}
+                errors.append((index, ("tasks", str(index), first["field"]), first["reason"]))
         if errors:
             raise refused(errors, len(errors), len(asked))
         return tiers

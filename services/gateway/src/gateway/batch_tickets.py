@@ -41,13 +41,19 @@ def moment(at: datetime, place: int) -> datetime:
 
 
 def batch_ticket(
-    tenant_id: UUID, asked: Sequence[tuple[TaskRequest, str]], key: str | None, *, no_store: bool = False
+    tenant_id: UUID,
+    asked: Sequence[tuple[TaskRequest, str]],
+    key: str | None,
+    models: tuple[str, ...] | None = None,
+    *,
+    no_store: bool = False,
 ) -> BatchTicket:
     """The ticket for requests, each with its tier; with a key it has the same ids and hashes each time."""
     batch, at = batch_id(tenant_id, key), now()
     tickets = (
-        _ticket(tenant_id, request, tier, key, moment(at, index), BatchPlace(id=batch, index=index, size=len(asked)))
+        replace(_ticket(tenant_id, request, tier, key, moment(at, index), place), models=models)
         for index, (request, tier) in enumerate(asked)
+        for place in [BatchPlace(id=batch, index=index, size=len(asked))]
     )
     tasks = tuple(replace(ticket, no_store=no_store) for ticket in tickets)
     whole = hashlib.sha256("".join(task.candidate.request_hash for task in tasks).encode()).hexdigest()

@@ -31,6 +31,7 @@ from gateway.batch_publishing import BatchPublisher
 from gateway.batch_records import Batches
 from gateway.batch_streams import BatchStreams
 from gateway.batch_submission import BatchSubmissions
+from gateway.budget_records import Budgets
 from gateway.cancellation_records import CancellationRecords
 from gateway.cancelling import Cancellations
 from gateway.cancelling_many import CancellationsOfMany
@@ -51,6 +52,7 @@ from gateway.proof_records import SECONDS, Proofs
 from gateway.records import Records
 from gateway.routes import admin, approvals, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
+from gateway.routes.budgets import budgeting, budgets_of_tenants, burn_rates, time_zones
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
 from gateway.routes.proof import proving
@@ -139,7 +141,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             tracing=tracing,
         )
         schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
-        reports = UsageReport(database)
+        reports, budgets = UsageReport(database), Budgets(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
         approval_records = Approvals(database)
         deciding = Approving(approval_records, store, records)
@@ -175,6 +177,10 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 usage.usage_of_tenants(administration, reports),
                 invoicing(principals, invoices),
                 invoices_of_tenants(administration, invoices),
+                budgeting(principals, budgets),
+                budgets_of_tenants(administration, budgets),
+                time_zones(administration, budgets),
+                burn_rates(administration, budgets),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),

@@ -46,6 +46,8 @@ class KeyRow:
     tier: str
     requests_per_minute: int
     max_outstanding: int
+    allowed_models: tuple[str, ...] | None = None
+    allowed_agents: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Identities:
             row["tier"],
             row["requests_per_minute"],
             row["max_outstanding"],
+            _names(row["allowed_models"]),
+            _names(row["allowed_agents"]),
         )
 
     async def user_tier(self, tenant_id: UUID, user_id: str) -> str | None:
@@ -144,3 +148,7 @@ class Identities:
         async with self._database.statement() as connection:
             tenant_id: UUID | None = await connection.fetchval(_REVOKE_KEY, key_id)
             return tenant_id
+
+
+def _names(listed: list[str] | None) -> tuple[str, ...] | None:
+    return None if listed is None else tuple(listed)

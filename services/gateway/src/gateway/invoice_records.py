@@ -17,8 +17,10 @@ from gateway.views import plain
 _MONTHS = """
 SELECT m.month::date AS month, i.number, i.total, i.issued_at
 FROM identity.tenants t
-CROSS JOIN generate_series(date_trunc('month', t.created_at AT TIME ZONE 'UTC'), clock_timestamp() AT TIME ZONE 'UTC',
-                           '1 month') AS m (month)
+CROSS JOIN generate_series(
+  least(date_trunc('month', t.created_at AT TIME ZONE 'UTC'),
+        (SELECT min(l.month) FROM billing.ledger l WHERE l.tenant_id = t.tenant_id)::timestamp),
+  billing.day_at(t.tenant_id, clock_timestamp())::timestamp, '1 month') AS m (month)
 LEFT JOIN billing.invoices i ON i.tenant_id = t.tenant_id AND i.month = m.month::date
 WHERE t.tenant_id = identity.current_tenant() ORDER BY 1 DESC, 2 LIMIT $1
 """

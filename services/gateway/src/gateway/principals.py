@@ -40,6 +40,9 @@ class Principal:
     tier: str
     requests_per_minute: int
     max_outstanding: int
+    allowed_models: tuple[str, ...] | None = None
+    """None: all of the catalogue; and so with the agents."""
+    allowed_agents: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -129,7 +132,8 @@ class Principals:
         row = await self._keys.get(key.key_id)
         if row is None or row.revoked or not key.matches(row.secret_hash):
             raise problems.UNAUTHENTICATED.problem("The API key is not valid.", headers=_CHALLENGE)
-        return Principal(row.tenant_id, row.tier, row.requests_per_minute, row.max_outstanding)
+        limits = (row.requests_per_minute, row.max_outstanding, row.allowed_models, row.allowed_agents)
+        return Principal(row.tenant_id, row.tier, *limits)
 
     async def tier(self, principal: Principal, user_id: str | None) -> str:
         """The tier of a tenant's user: its own, else the plan's. Raises `StoreUnavailable`."""

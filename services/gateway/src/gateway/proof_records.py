@@ -22,7 +22,7 @@ _SUMS = "SELECT * FROM billing.proof_sums(identity.current_tenant(), $1)"
 _CAPS = """
 SELECT DISTINCT ON (scope) scope, count(*) OVER s AS periods, (sum(holds) OVER s)::bigint AS holds,
        nullif(subject, '') AS subject, period, peak, cap
-FROM billing.scope_peaks(identity.current_tenant(), $1)
+FROM billing.scope_peaks(identity.current_tenant(), $1) WHERE cap IS NOT NULL
 WINDOW s AS (PARTITION BY scope) ORDER BY scope, cap - peak
 """
 _DIFFERENCES = """

@@ -76,7 +76,7 @@ class Scheduling:
 
     async def _definition(self, principal: Principal, asked: Asked, after: datetime) -> Definition:
         try:
-            tier = await self._submissions.tier(principal, asked.task)
+            tier = await self._submissions.entitled(principal, asked.task)
         except Problem as problem:
             raise of_task(problem) from problem
         timing = asked.timing
@@ -90,7 +90,7 @@ class Scheduling:
             task=asked.task_as_given,
             # What a submission would publish at this moment: a tick has its own id, time, tier and level. Who asks the
             # same again by the clock does not want the answer of the last time.
-            message=ticket_for(principal.tenant_id, asked.task, tier, None, no_store=True)
+            message=ticket_for(principal.tenant_id, asked.task, tier, None, principal.allowed_models, no_store=True)
             .message(NEUTRAL_LEVEL)
             .encode(),
             user_id=asked.task.user_id,

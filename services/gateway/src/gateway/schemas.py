@@ -112,7 +112,11 @@ class TaskRequest(BaseModel):
         le=1000,
         description="how many of the same `concurrency_key` at a time; 1 where it is absent",
     )
-    on_budget_exhausted: Literal["fail", "park"] = Field(default="fail", description='"fail" only in this version')
+    on_budget_exhausted: Literal["fail", "wait", "park"] = Field(
+        default="fail",
+        description="where the next model call does not fit into a budget: end with `budget_exceeded`; wait for calls"
+        " that are under way, 15 minutes at most; or park until the budget is raised or renewed",
+    )
     on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
         default="enqueue",
         description="where another task has the conversation: wait for it, fail with `conversation_busy`, or cancel it",
@@ -125,12 +129,6 @@ class TaskRequest(BaseModel):
         if isinstance(self.input, str):
             return (InputMessage.model_construct(role="user", content=self.input),)
         return self.input
-
-    @model_validator(mode="after")
-    def _only_what_exists(self) -> Self:
-        if self.on_budget_exhausted != "fail":
-            raise invalid_field("on_budget_exhausted", "waiting for a budget is not available in this version")
-        return self
 
     @model_validator(mode="after")
     def _busy_is_a_conversation(self) -> Self:

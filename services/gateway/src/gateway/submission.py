@@ -21,6 +21,7 @@ from gateway.admission import Admission, Decision, Outcome
 from gateway.background import Background
 from gateway.failures import invalid_field
 from gateway.metrics import Metrics
+from gateway.plan_features import check_plan
 from gateway.principals import Principal, Principals
 from gateway.requests import idempotency_key, no_store, read_task
 from gateway.schemas import TaskRequest, check_catalogue
@@ -92,10 +93,10 @@ class Submissions:
 
     async def _submit(self, principal: Principal, request: TaskRequest, key: str | None, fresh: bool) -> Receipt:
         check_catalogue(request, self._catalogue)
-        tier = await self.tier(principal, request)
+        tier = await self.entitled(principal, request)
         if not self._publisher.ready:
             raise BrokerUnavailable("RabbitMQ is not connected")
-        ticket = ticket_for(principal.tenant_id, request, tier, key, no_store=fresh)
+        ticket = ticket_for(principal.tenant_id, request, tier, key, principal.allowed_models, no_store=fresh)
         decision = await self._admission.admit(principal, ticket.candidate)
         self._metrics.admissions.labels(tier, decision.outcome.value).inc()
         if decision.outcome is Outcome.ADMITTED:
@@ -106,8 +107,9 @@ class Submissions:
             return _receipt(ticket, decision, 200, decision.answer)
         raise refusal(decision, principal)
 
-    async def tier(self, principal: Principal, request: TaskRequest) -> str:
-        """The tier that a task gets. Raises `Problem` where it asks for one that it may not have."""
+    async def entitled(self, principal: Principal, request: TaskRequest) -> str:
+        """The tier that a task gets. Raises `Problem` where it asks for what its plan, or its user, may not have."""
+        check_plan(request, principal, self._catalogue)
         own = await self._principals.tier(principal, request.user_id)
         if request.tier is None:
             return own

@@ -36,6 +36,8 @@ class Ticket:
     candidate: Candidate
     batch: BatchPlace | None = None
     no_store: bool = False
+    models: tuple[str, ...] | None = None
+    """Those that the tenant's plan allows; None: all."""
 
     @property
     def task_id(self) -> UUID:
@@ -72,6 +74,8 @@ class Ticket:
             model=asked.model,
             input=asked.messages,
             max_cost_usd=asked.max_cost_usd,
+            on_budget_exhausted=asked.on_budget_exhausted,
+            models=self.models,
             max_steps=asked.max_steps,
             max_output_tokens=asked.max_output_tokens,
             temperature=asked.temperature,
@@ -91,7 +95,15 @@ class Ticket:
         )
 
 
-def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None, *, no_store: bool = False) -> Ticket:
+def ticket_for(
+    tenant_id: UUID,
+    request: TaskRequest,
+    tier: str,
+    key: str | None,
+    models: tuple[str, ...] | None = None,
+    *,
+    no_store: bool = False,
+) -> Ticket:
     """The ticket for a request; with a key it has the same id and hash each time."""
     task, at = task_id(tenant_id, key), now()
     candidate = Candidate(
@@ -103,7 +115,7 @@ def ticket_for(tenant_id: UUID, request: TaskRequest, tier: str, key: str | None
         answer=answer(task, tier, "queued", at),
         outstanding_seconds=outstanding_seconds(request, at),
     )
-    return Ticket(tenant_id, request, tier, key, at, candidate, no_store=no_store)
+    return Ticket(tenant_id, request, tier, key, at, candidate, models=models, no_store=no_store)
 
 
 def outstanding_seconds(request: TaskRequest, at: datetime) -> int:

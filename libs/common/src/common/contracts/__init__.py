@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.contracts.base import Contract
+from common.contracts.budgets import BudgetWarned
 from common.contracts.control import CancelRequested, CancelsRequested, PausesChanged, PrincipalsChanged
 from common.contracts.runs import RunFinished, RunProgressed
 from common.contracts.tasks import TaskSubmitted
@@ -16,6 +17,7 @@ CONTRACTS: dict[str, type[Contract]] = {
         RunProgressed,
         RunFinished,
         UsageRecorded,
+        BudgetWarned,
         CancelRequested,
         CancelsRequested,
         PausesChanged,
@@ -34,6 +36,7 @@ def decode(kind: str | None, body: bytes) -> Contract:
 
 __all__ = [
     "CONTRACTS",
+    "BudgetWarned",
     "CancelRequested",
     "CancelsRequested",
     "Contract",

@@ -44,6 +44,10 @@ class TaskSubmitted(Contract):
     model: str | None = None
     input: tuple[InputMessage, ...] = Field(min_length=1)
     max_cost_usd: Decimal | None = None
+    on_budget_exhausted: Literal["fail", "wait", "park"] = Field(
+        default="fail", description="where the next call does not fit into a budget"
+    )
+    models: tuple[str, ...] | None = Field(default=None, description="those that its tenant's plan allows; null: all")
     max_steps: int | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None

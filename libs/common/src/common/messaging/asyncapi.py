@@ -21,6 +21,7 @@ ADDRESSES: dict[str, tuple[str, str]] = {
     "run.progressed": (EVENTS, "run.progressed"),
     "run.finished": (EVENTS, "run.finished"),
     "usage.recorded": (EVENTS, "usage.recorded"),
+    "budget.warned": (EVENTS, "budget.warned"),
     "control.cancel": (CONTROL, ""),
     "control.pauses": (CONTROL, ""),
     "control.cancels": (CONTROL, ""),

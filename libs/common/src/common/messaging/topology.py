@@ -180,7 +180,8 @@ def _permissions() -> tuple[Permission, ...]:
         ),
         # It puts back what was parked.
         Permission(PERSISTER, nothing, f"^{TASKS}$", r"^(events\.persister|dead\..*)$"),
-        Permission(BILLING, nothing, nothing, r"^events\.billing$"),
+        # It tells of budgets, to whoever binds a queue to that.
+        Permission(BILLING, nothing, f"^{EVENTS}$", r"^events\.billing$"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -164,7 +164,8 @@ def _begun(text: str) -> date:
         month = date.fromisoformat(f"{text}-01")
     except ValueError:
         raise invalid_parameter("month", "must be a month, as 2026-10") from None
-    if month > datetime.now(UTC).date():
+    # Somewhere it has begun by then: whose days begin there is shown it.
+    if month > (datetime.now(UTC) + timedelta(hours=14)).date():
         raise invalid_parameter("month", "has not begun: there is nothing to invoice yet")
     return month
 
