@@ -9,10 +9,12 @@ from typing import Any
 from agent_worker.providers.base import NO_ATTEMPT, ModelRequest, Piece, ToolCall, Turn
 from agent_worker.resilience.chain import Served
 from agent_worker.resilience.closing import WRAP_UP, RunLimits
-from agent_worker.response_cache import NO_CACHE, ResponseCache
+from agent_worker.response_cache import NO_CACHE, ResponseCache, Responses, may_be_repeated
+from agent_worker.staffing import Staffed
 from agent_worker.tools.base import Toolbox
 from agent_worker.turns import text_of
 from common.answer_schema import AnswerForm
+from common.contracts import TaskSubmitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,19 @@ class Plan:
     def may_keep(self, pieces: list[Piece]) -> bool:
         """Whether this may be found again: not an answer that is to be asked for anew."""
         return any(isinstance(piece, ToolCall) for piece in pieces) or self.problem(text_of(pieces)) is None
+
+
+def plan_of(task: TaskSubmitted, staffed: Staffed, tools: Toolbox, responses: Responses) -> Plan:
+    """What the task asks for, within what its agent allows."""
+    agent = staffed.agent
+    temperature = agent.temperature if task.temperature is None else task.temperature
+    return Plan(
+        models=staffed.models,
+        system=agent.system,
+        limits=RunLimits(
+            min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
+        ),
+        temperature=temperature,
+        cache=responses.of(task) if may_be_repeated(task, temperature, tools) else NO_CACHE,
+        form=None if task.response_schema is None else AnswerForm(task.response_schema),
+    )

@@ -286,9 +286,8 @@ class Run:
         self.log.emit("status", obstacle.told())
         told = self.log.not_durable()[-1]
         await self._make_durable()
-        saved = self._checkpoint.unsaved
-        parked = await until_available(lambda: self._repository.park(self.task, self.fence, obstacle, told, saved))
-        return Disposition.DONE if parked else Disposition.RETURN
+        park = partial(self._repository.park, self.task, self.fence, obstacle, told, self._checkpoint.unsaved)
+        return Disposition.DONE if await until_available(park) else Disposition.RETURN
 
     async def _give_back(self, *, deferred: bool = False) -> None:
         """Save the step that is finished, and let another worker go on: at once, or when it comes again."""

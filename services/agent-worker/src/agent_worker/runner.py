@@ -18,14 +18,13 @@ from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop
 from agent_worker.mcp.servers import McpServers
-from agent_worker.plan import Plan
+from agent_worker.plan import plan_of
 from agent_worker.progress import RunLog
 from agent_worker.quarantine import Death, Quarantine
 from agent_worker.refusing import refusal_of
 from agent_worker.repository import Acquisition, RunRepository
-from agent_worker.resilience.closing import RunLimits
 from agent_worker.resilience.retry import Retry
-from agent_worker.response_cache import NO_CACHE, Responses, may_be_repeated
+from agent_worker.response_cache import Responses
 from agent_worker.run import Run
 from agent_worker.settings import WorkerSettings
 from agent_worker.staffing import Staffing
@@ -35,7 +34,6 @@ from agent_worker.tooling import tool_context
 from agent_worker.tools.base import Toolbox
 from common import batches, streams
 from common.admission import release
-from common.answer_schema import AnswerForm
 from common.contracts import CancelsRequested, RunFinished, RunProgressed, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.runs import RunError, TerminalStatus
@@ -226,7 +224,6 @@ class Runner:
         """The end of the run, or what becomes of its delivery before that; and what becomes of it after."""
         equipment, staffed = self._equipment, self._equipment.staffing.of(task)
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
-        agent = staffed.agent
         checkpoint = Checkpoint(found.steps, found.proposal)
         shared = (equipment.repository, equipment.redis)
         accounts = RunAccounts(
@@ -241,27 +238,16 @@ class Runner:
             equipment.settings.budgets.patience,
             await until_available(partial(remains.find, task, found.fence, checkpoint.stands_until, *shared)),
         )
-        box = await equipment.mcp.toolbox(agent, equipment.toolboxes[agent.name])
-        temperature = agent.temperature if task.temperature is None else task.temperature
-        plan = Plan(
-            models=staffed.models,
-            system=agent.system,
-            limits=RunLimits(
-                min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
-            ),
-            temperature=temperature,
-            cache=equipment.responses.of(task) if may_be_repeated(task, temperature, box) else NO_CACHE,
-            form=None if task.response_schema is None else AnswerForm(task.response_schema),
-        )
+        box = await equipment.mcp.toolbox(staffed.agent, equipment.toolboxes[staffed.agent.name])
         tools = box.within(tool_context(task, log, equipment.tool_records))
-        agent_loop = AgentLoop(plan, tools, accounts, equipment.retry)
+        agent_loop = AgentLoop(plan_of(task, staffed, box, equipment.responses), tools, accounts, equipment.retry)
         acquired = Acquired.of(found, equipment.settings.provider_retries)
         run = Run(
             task,
             acquired,
             agent_loop,
             staffed.routing,
-            agent.timeout_seconds,
+            staffed.agent.timeout_seconds,
             accounts,
             checkpoint,
             log,

@@ -9,7 +9,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.runs import Status
-from gateway.pause_records import Scope
 
 MONEY = Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["0.000123"], description="US dollars, exact")
 
@@ -249,35 +248,6 @@ class User(Document):
     tenant_id: UUID
     user_id: str
     tier: str
-
-
-class Pause(Document):
-    """Work that an operator has stopped."""
-
-    scope: Scope
-    name: str | None = Field(description="the tier, tenant id or agent; null for everything")
-    kill: bool = Field(description="what ran was stopped and parked, too")
-    by: str
-    reason: str
-    set_at: datetime
-
-
-class PauseLogEntry(Document):
-    """Who paused or resumed what."""
-
-    at: datetime
-    action: Literal["pause", "kill", "resume"]
-    scope: Scope
-    name: str | None
-    by: str
-    reason: str
-
-
-class Pauses(Document):
-    """What is paused now, the oldest first; and the log, the newest first."""
-
-    pauses: list[Pause]
-    log: list[PauseLogEntry]
 
 
 class InvalidField(Document):

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from common.catalogue import Catalogue
-from gateway import documents, problems
+from gateway import pause_documents, problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_field
 from gateway.pause_records import Pauses, Scope
@@ -47,7 +47,7 @@ def pausing(administration: Administration, pauses: Pauses, catalogue: Catalogue
     @router.get(
         "/pauses",
         summary="What is paused, and who paused and resumed what",
-        responses={200: {"model": documents.Pauses}, **problem_responses("invalid-request", "unavailable")},
+        responses={200: {"model": pause_documents.Pauses}, **problem_responses("invalid-request", "unavailable")},
     )
     async def current(log: Annotated[int, Query(ge=0, le=1000, description="entries of the log")] = 100) -> Response:
         return Json({"pauses": [_shown(row) for row in await pauses.current()], "log": await _log(pauses, log)})
@@ -56,7 +56,7 @@ def pausing(administration: Administration, pauses: Pauses, catalogue: Catalogue
         "/pauses",
         summary="Pause; with `kill`, stop what runs too",
         responses={
-            200: {"model": documents.Pause},
+            200: {"model": pause_documents.Pause},
             **problem_responses("not-found", "too-large", "invalid-request", "unavailable"),
         },
     )
