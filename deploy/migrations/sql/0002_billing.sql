@@ -43,6 +43,8 @@ CREATE TABLE billing.holds (
   provider text NOT NULL,
   model text NOT NULL,
   price_id bigint NOT NULL REFERENCES billing.prices,
+  -- What the call will probably read. NULL: nobody has said.
+  input_estimate bigint,
   amount numeric(20, 10) NOT NULL CHECK (amount >= 0),
   charged numeric(20, 10) CHECK (charged BETWEEN 0 AND amount),
   state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'in_doubt', 'settled', 'voided')),
@@ -181,7 +183,7 @@ END $$;
 CREATE FUNCTION billing.reserve(
   p_attempt uuid, p_tenant uuid, p_user text, p_task uuid, p_fence integer, p_step integer, p_call integer,
   p_provider text, p_model text, p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
-  p_conversation uuid DEFAULT NULL,
+  p_conversation uuid DEFAULT NULL, p_input_estimate bigint DEFAULT NULL,
   OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
   OUT renews_at timestamptz, OUT allowed text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -234,9 +236,9 @@ BEGIN
     RETURN;
   END;
   INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
-                             price_id, markup_percent, amount, day)
+                             price_id, markup_percent, input_estimate, amount, day)
   VALUES (p_attempt, p_tenant, p_user, p_task, p_conversation, p_fence, p_step, p_call, p_provider, p_model,
-          price.price_id, plan.markup_percent, amount, today);
+          price.price_id, plan.markup_percent, p_input_estimate, amount, today);
   verdict := 'held';
 END $$;
 REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.queue_for, billing.lock_balances FROM PUBLIC;

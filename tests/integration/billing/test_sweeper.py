@@ -85,22 +85,25 @@ async def test_what_is_given_up_is_free_again_and_never_charged(call: Call, pool
     assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
 
 
-RECEIVED = {"agent": "default", "metadata": {"team": "red"}, "input_tokens": 1000, "output_tokens": 100}
+RECEIVED = {"agent": "default", "metadata": {"team": "red"}, "output_tokens": 100}
 
 
+@pytest.mark.parametrize("status", ["running", "cancelled"])
 async def test_what_was_received_of_a_call_whose_worker_died_is_billed_as_an_estimate(
-    call: Call, pool: Pool, owner: Pool
+    call: Call, pool: Pool, owner: Pool, status: str
 ) -> None:
-    await call.reserve(owner)
+    await call.reserve(owner, input_estimate=1000)
     await _run(owner, call, "running", fence=2)
     await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", call.task_id, call.attempt_id, RECEIVED)
+    await _run(owner, call, status, fence=2)
     for _ in range(2):
         await sweep_once(pool, 10, SOON, void=True)
     assert await _state(owner, call) == "settled"
     assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, COST)
     row = await owner.fetchrow("SELECT * FROM billing.usage WHERE attempt_id = $1", call.attempt_id)
     assert row is not None
-    assert (row["estimated"], row["output_tokens"], row["metadata"]) == (True, 100, {"team": "red"})
+    assert (row["estimated"], row["input_tokens"], row["output_tokens"]) == (True, 1000, 100)
+    assert row["metadata"] == {"team": "red"}
 
 
 async def test_its_own_record_counts_where_it_comes_after_all(call: Call, pool: Pool, owner: Pool) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from common.contracts.budgets import BudgetScope, BudgetThreshold
 
 SETTLED = Counter("laneway_billing_settled", "Usage records settled against their hold")
 DUPLICATES = Counter("laneway_billing_duplicates", "Usage records that were known already, and changed nothing")
@@ -28,6 +32,10 @@ UNPRICED_NOW = Gauge(
 BUDGET_WARNINGS = Counter(
     "laneway_billing_budget_warnings", "Budgets spent to 50, 80 or 100 percent of their cap", ["scope", "threshold"]
 )
+# From 0 on: an alert by `increase` would not see the first warning of a series that begins with it.
+for _scope in get_args(BudgetScope):
+    for _threshold in get_args(BudgetThreshold):
+        BUDGET_WARNINGS.labels(_scope, _threshold)
 BURNING = Gauge(
     "laneway_billing_tenants_burning", "Tenants whose rate would use up their month before it ends; alert above 0"
 )

@@ -44,7 +44,7 @@ FROM stale WHERE h.attempt_id = stale.attempt_id AND h.state = 'open'
 """
 
 LOCK_DOUBTFUL = """
-SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received
+SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received, input_estimate
 FROM billing.holds
 WHERE state = 'in_doubt' AND doubted_at < clock_timestamp() - $1::interval
 ORDER BY attempt_id LIMIT $2
@@ -106,7 +106,7 @@ def salvage(hold: Mapping[str, Any]) -> UsageRecorded:
         **{name: hold[name] for name in named},
         agent=found["agent"],
         metadata=found["metadata"],
-        usage=Usage(input_tokens=found["input_tokens"], output_tokens=found["output_tokens"]),
+        usage=Usage(input_tokens=hold["input_estimate"] or 0, output_tokens=found["output_tokens"]),
         estimated=True,
         recorded_at=hold["opened_at"],
     )
