@@ -44,7 +44,8 @@ FROM stale WHERE h.attempt_id = stale.attempt_id AND h.state = 'open'
 """
 
 LOCK_DOUBTFUL = """
-SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received, input_estimate
+SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received,
+       input_estimate
 FROM billing.holds
 WHERE state = 'in_doubt' AND doubted_at < clock_timestamp() - $1::interval
 ORDER BY attempt_id LIMIT $2
