@@ -52,8 +52,11 @@ CREATE TABLE billing.holds (
   opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   doubted_at timestamptz,
   resolved_at timestamptz,
+  -- By what billing resolved a hold in doubt itself; of one whose record came after all it says nothing.
+  policy text CHECK (policy IN ('received', 'platform_pays')),
   CHECK ((state = 'settled') = (charged IS NOT NULL))
 ) WITH (fillfactor = 70);
+CREATE INDEX holds_doubted ON billing.holds (doubted_at, attempt_id) WHERE doubted_at IS NOT NULL;
 CREATE INDEX holds_unresolved ON billing.holds (opened_at) WHERE state IN ('open', 'in_doubt');
 CREATE INDEX holds_of_task ON billing.holds (task_id);
 CALL identity.protect('billing.holds', 'laneway_billing');
@@ -241,5 +244,22 @@ BEGIN
           price.price_id, plan.markup_percent, p_input_estimate, amount, today);
   verdict := 'held';
 END $$;
+-- Holds that were ever in doubt, of one tenant or of all, the newest first, from before a place in that order: with what
+-- became of them. `resolved` NULL: both those that are and those that are not.
+CREATE FUNCTION billing.doubts(p_tenant uuid, p_resolved boolean, p_before timestamptz, p_before_attempt uuid, p_limit integer)
+RETURNS TABLE (attempt_id uuid, tenant_id uuid, task_id uuid, user_id text, provider text, model text, amount numeric,
+               charged numeric, opened_at timestamptz, doubted_at timestamptz, resolved_at timestamptz, policy text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT h.attempt_id, h.tenant_id, h.task_id, h.user_id, h.provider, h.model, h.amount, h.charged, h.opened_at,
+         h.doubted_at, h.resolved_at, CASE WHEN h.state = 'settled' THEN coalesce(h.policy, 'own_record') ELSE h.policy END
+  FROM billing.holds h
+  WHERE h.doubted_at IS NOT NULL AND (p_tenant IS NULL OR h.tenant_id = p_tenant)
+    AND (p_resolved IS NULL OR p_resolved = (h.state IN ('settled', 'voided')))
+    AND (p_before IS NULL OR (h.doubted_at, h.attempt_id) < (p_before, p_before_attempt))
+  ORDER BY h.doubted_at DESC, h.attempt_id DESC LIMIT p_limit
+$$;
+REVOKE ALL ON FUNCTION billing.doubts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing.doubts TO laneway_gateway;
+
 REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.queue_for, billing.lock_balances FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION billing.queue_for TO laneway_billing;

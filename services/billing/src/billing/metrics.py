@@ -21,8 +21,20 @@ OVER_HOLD = Counter(
     "Usage records that came to more than was held, and were charged what was; alert above 0",
 )
 VARIANCE = Counter("laneway_billing_variance_usd", "Provider cost that no tenant was charged")
-VOIDED = Counter("laneway_billing_voided", "Holds given up because their usage record never came")
-VOIDED_USD = Counter("laneway_billing_voided_usd", "What those holds held, in US dollars")
+VOIDED_USD = Counter("laneway_billing_voided_usd", "What holds held, in US dollars, that were given up: nothing came")
+
+DOUBTED = Counter("laneway_billing_doubts", "Holds that went in doubt: their runs moved on without a usage record")
+DOUBTS_RESOLVED = Counter(
+    "laneway_billing_doubts_resolved",
+    "Holds in doubt that were resolved: own_record it came after all, received billed by what the stream had,"
+    " platform_pays voided; alert where that goes on",
+    ["policy"],
+)
+for _policy in ("own_record", "received", "platform_pays"):
+    DOUBTS_RESOLVED.labels(_policy)
+OLDEST_DOUBT = Gauge(
+    "laneway_billing_oldest_doubt_seconds", "Since when the oldest hold in doubt is; alert above half an hour"
+)
 
 UNRESOLVED = Gauge("laneway_billing_holds", "Holds that are not resolved", ["state"])
 UNPRICED_NOW = Gauge(
