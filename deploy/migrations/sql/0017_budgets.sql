@@ -19,7 +19,7 @@ ALTER TABLE identity.tenants
 
 ALTER TABLE billing.holds ADD COLUMN conversation_id uuid;
 CREATE INDEX holds_of_conversation ON billing.holds (conversation_id) WHERE conversation_id IS NOT NULL;
--- What its run's next worker found of a call whose worker died in it: {agent, metadata, input_tokens, output_tokens}.
+-- What its run's next worker found of a call whose worker died in it: {agent, metadata, output_tokens}.
 ALTER TABLE billing.holds ADD COLUMN received jsonb;
 ALTER TABLE runtime.runs ADD COLUMN waits_for_holds_since timestamptz;
 -- What one that waits for a budget is to find there, in US dollars.

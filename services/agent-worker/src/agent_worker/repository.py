@@ -35,7 +35,7 @@ ORDER BY r.n
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
 _BEGIN_CALLS = (
     "SELECT * FROM runtime.begin_calls("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[], $16)"
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[], $16, $17)"
 )
 _FINISH = """
 SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at, r.turn::jsonb, r.turn_bytes)
