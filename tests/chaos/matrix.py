@@ -65,6 +65,7 @@ class Found:
     died: bool
     suspensions: int | None = None
     """Of a run whose worker lived."""
+    attempts: int = 1
     output_tokens: int = 0
     """Of the answers that stand."""
     unknown: int = 0
@@ -94,11 +95,10 @@ class Grounds:
         reading = await follow(client, task["id"], Reading(), DEADLINE)
         finished = await ended(client, task["id"], DEADLINE)
         found = await self._fate(point, task["id"])
-        await self._raise_the_dead(found)
         wrong = self._stream(reading, finished)
         found.unknown = await self._effects(task["id"], text, finished, wrong)
         used = [event.data["output_tokens"] for event in standing(reading) if event.type == "usage"]
-        found.output_tokens = sum(used)
+        found.output_tokens, found.attempts = sum(used), finished["attempts"]
         found.wrong = [f"{point}: {what}" for what in wrong]
         return found
 
@@ -111,17 +111,6 @@ class Grounds:
             return Found(point, task, died=True)
         suspensions = int(survived(self.folder, task).read_text(encoding="utf-8"))
         return Found(point, task, died=False, suspensions=suspensions)
-
-    async def _raise_the_dead(self, found: Found) -> None:
-        if not found.died:
-            return
-
-        async def gone() -> list[str]:
-            return self.stack.gone()
-
-        for name in await eventually(gone, DEADLINE):
-            assert name in _WORKERS, f"{name} has ended:\n{self.stack.log(name)[-2000:]}"
-            self.stack.start(name)
 
     def _stream(self, reading: Reading, finished: dict[str, Any]) -> list[str]:
         """What is wrong with the end, and with the stream beyond what `Reading` refuses."""
@@ -161,13 +150,13 @@ class Grounds:
         return [what for one in found for what in await self._charged(one)] + (await judge(self.stack)).differences
 
     async def _charged(self, found: Found) -> list[str]:
-        """No call is charged twice, and those whose answers stand are all accounted for. The one that its worker died
-        in may be too, or not: it may have been made again."""
+        """Those calls whose answers stand are all accounted for, and beside them one at most for each worker before the
+        last: the call that this one died in."""
         query = "SELECT step, output_tokens FROM billing.usage WHERE task_id = $1 ORDER BY step, call"
         rows = await self.stack.rows(query, UUID(found.task))
         steps, tokens = [row["step"] for row in rows], sum(row["output_tokens"] for row in rows)
         again = len(steps) - (STEPS + 1)
-        if set(steps) != set(range(1, STEPS + 2)) or again > found.died or tokens < found.output_tokens:
+        if set(steps) != set(range(1, STEPS + 2)) or again >= found.attempts or tokens < found.output_tokens:
             return [f"{found.point}: charged for calls of the steps {steps}, {tokens} tokens of {found.output_tokens}"]
         return []
 

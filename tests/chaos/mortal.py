@@ -2,14 +2,17 @@
 
 `metadata` of such a task: `dies_at`, the how manieth suspension of the run, all of its tasks counted; and `when`:
 `before` what is then awaited has left the process, or `after` it has, which is before any answer. It dies as by the
-kernel's hand, and once: who takes the run over lives.
+kernel's hand, and once: who takes the run over lives. In its place another begins, by a fork of what is imported
+already.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar, copy_context
 from pathlib import Path
@@ -25,6 +28,7 @@ from common.messaging.settlement import Disposition
 
 MARKS = "CHAOS_MARKS"
 """The variable that names the folder in which it is marked that a run's worker died, or did not."""
+_PR_SET_PDEATHSIG = 1
 _FATE: ContextVar[Fate | None] = ContextVar("fate", default=None)
 
 
@@ -124,6 +128,33 @@ async def _fated(runner: Runner, task: TaskSubmitted, death: Death | None = None
     return disposition
 
 
+def _die_with_the_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def live() -> int:
+    """Live until a worker ends by itself, or is asked to; its exit code."""
+    asked = False
+    child = 0
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        if child:
+            os.kill(child, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, ask)
+    while True:
+        child = os.fork()
+        if child == 0:
+            _die_with_the_parent()
+            with patch.object(Runner, "run", _fated):
+                return main()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if asked or code != -signal.SIGKILL:
+            return code
+
+
 if __name__ == "__main__":
-    with patch.object(Runner, "run", _fated):
-        raise SystemExit(main())
+    sys.exit(live())
