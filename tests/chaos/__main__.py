@@ -9,10 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.matrix import Found, Grounds, Point, grounds
+from tests.chaos.long import HOUR, long_run
+from tests.chaos.matrix import Found, Grounds, Point, When, grounds
 from tests.servers import ServersOfThisRun, ServersUnavailable
 
-_BOTH = ("before", "after")
+_BOTH: tuple[When, ...] = ("before", "after")
 
 
 def main() -> int:
@@ -20,11 +21,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
     parser.add_argument("--first", type=int, default=1, help="the first suspension to die at")
     parser.add_argument("--last", type=int, default=None, help="the last one; else as many as there are")
+    parser.add_argument("--long", type=float, default=HOUR, help="seconds of the long run at the end; 0: none")
     given = parser.parse_args()
     own = ServersOfThisRun(name="chaos-", durable=True, environment={})
     try:
         with tempfile.TemporaryDirectory(prefix="laneway-chaos-") as folder, grounds(own.get(), Path(folder)) as made:
-            wrong = asyncio.run(_all(made, given.first, given.last))
+            wrong = asyncio.run(_all(made, given.first, given.last, given.long))
     except ServersUnavailable as problem:
         print(f"no servers: {problem}", file=sys.stderr)
         return 1
@@ -34,7 +36,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-async def _all(made: Grounds, first: int, last: int | None) -> list[str]:
+async def _all(made: Grounds, first: int, last: int | None, long: float) -> list[str]:
     found: list[Found] = []
     async with made.stack.client() as client:
         for at in itertools.count(first):
@@ -47,7 +49,8 @@ async def _all(made: Grounds, first: int, last: int | None) -> list[str]:
                 break
     killed, unknown = sum(one.died for one in found), sum(one.unknown for one in found)
     print(f"{killed} workers were killed, each at another point; the outcome of {unknown} calls was lost", flush=True)
-    return [what for one in found for what in one.wrong] + await made.books(found)
+    wrong = [what for one in found for what in one.wrong] + (await long_run(made, long) if long else [])
+    return wrong + await made.books(found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import httpx2
@@ -32,7 +32,8 @@ _AGENT = """
     system: You note what you compute.
     model: claude-haiku-4-5
     tools: [calculator, note]
-    max_steps: 20
+    timeout_seconds: 3600
+    max_steps: 40
     max_output_tokens: 1024
 """
 _ANSWER = "It is computed and noted."
@@ -43,6 +44,7 @@ _REPOSITORY = Path(__file__).parents[2]
 _WORKER = {"LANEWAY_LEASE_SECONDS": "1", "LANEWAY_QUARANTINE_AFTER": "9", "LANEWAY_MAX_ATTEMPTS": "9"}
 _SWEEPING = {"LANEWAY_SWEEP_INTERVAL": "1", "LANEWAY_SWEEP_GRACE": "3", "LANEWAY_SWEEP_DOUBT": "5"}
 DEADLINE = 120.0
+When: TypeAlias = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Point:
     """Where the worker dies."""
 
     at: int
-    when: Literal["before", "after"]
+    when: When
 
     def __str__(self) -> str:
         return f"{self.when} {self.at}"
