@@ -176,12 +176,12 @@ class Run:
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
         history = await conversing.history(self.task, self._loop.room(asked), self._repository)
-        checkpoint = self._checkpoint
+        kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
-        turns = (*asked, *checkpoint.turns)
-        approved = approved_of(checkpoint, RunIntents(self._repository, self.task.task_id, self.fence))
+        turns = (*asked, *kept.turns)
+        approved = approved_of(kept, RunIntents(self._repository, self.task.task_id, self.fence))
         happenings = self._loop.run(
-            turns, checkpoint.next_step, history, checkpoint.usage, passed, approved, checkpoint.repaired
+            turns, kept.next_step, history, kept.usage, passed, approved, kept.repaired, kept.said_bytes
         )
         async with aclosing(happenings):
             async for happening in happenings:

@@ -96,10 +96,10 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
     async for event in events:
         if event.type == "content_block_delta":
             if event.delta.type == "text_delta":
-                meter.received_bytes += len(event.delta.text.encode())
+                meter.receive(event.delta.text)
                 yield TextDelta(event.delta.text)
             elif event.delta.type == "input_json_delta" and event.index in calls:
-                meter.received_bytes += len(event.delta.partial_json.encode())
+                meter.receive(event.delta.partial_json)
                 calls[event.index][2].append(event.delta.partial_json)
         elif event.type == "content_block_start" and event.content_block.type == "tool_use":
             calls[event.index] = (event.content_block.id, event.content_block.name, [])

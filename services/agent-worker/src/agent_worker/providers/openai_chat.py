@@ -63,7 +63,7 @@ async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
         for choice in chunk.choices or ():
             # A refusal is told in a field of its own, and then ends like any other answer.
             if said := choice.delta.content or choice.delta.refusal:
-                meter.received_bytes += len(said.encode())
+                meter.receive(said)
                 yield TextDelta(said)
             refused = refused or bool(choice.delta.refusal)
             for fragment in choice.delta.tool_calls or ():
@@ -89,7 +89,7 @@ def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter:
     if fragment.index not in calls:
         calls[fragment.index] = (fragment.id, fragment.function.name or "", [])
     text = fragment.function.arguments or ""
-    meter.received_bytes += len(text.encode())
+    meter.receive(text)
     calls[fragment.index][2].append(text)
 
 

@@ -44,12 +44,12 @@ class OpenAIResponses:
 async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
     async for event in events:
         if event.type in ("response.output_text.delta", "response.refusal.delta"):
-            meter.received_bytes += len(event.delta.encode())
+            meter.receive(event.delta)
             if event.type == "response.refusal.delta":
                 meter.stop_reason = "refusal"
             yield TextDelta(event.delta)
         elif event.type == "response.function_call_arguments.delta":
-            meter.received_bytes += len(event.delta.encode())
+            meter.receive(event.delta)
         elif event.type == "response.output_item.done" and event.item.type == "function_call":
             meter.stop_reason = "tool_use"
             yield tool_call(event.item.call_id, event.item.name, [event.item.arguments])
