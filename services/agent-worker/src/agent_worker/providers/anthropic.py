@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from copy import copy
 from typing import Any
 
 import anthropic
@@ -33,6 +34,7 @@ from agent_worker.providers.errors import (
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.schemas import closed, one_type_each
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
 from common.contracts.usage import Usage
 
 _STOP: dict[str, StopReason] = {
@@ -43,6 +45,18 @@ _STOP: dict[str, StopReason] = {
     "refusal": "refusal",
 }
 _EPHEMERAL = {"type": "ephemeral"}
+_COUNTED = {"input_tokens": 1, "output_tokens": 1}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {
+        "type": "message_start",
+        "message": {"type": "message", "id": "m", "role": "assistant", "model": "m", "content": [], "usage": _COUNTED},
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "."}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": _COUNTED},
+    {"type": "message_stop"},
+)
 _ERROR_STATUS = {
     "overloaded_error": 529,
     "rate_limit_error": 429,
@@ -85,6 +99,17 @@ class AnthropicMessages:
             raise translate(error) from error
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
+
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        try:
+            await self._client.models.list(limit=1)
+        except (anthropic.AnthropicError, *BROKEN) as error:
+            raise translate(error) from error
+        async with answering(_REHEARSED) as nowhere:
+            rehearsed = copy(self)
+            rehearsed._client = self._client.with_options(http_client=nowhere)
+            await rehearse(rehearsed)
 
     async def close(self) -> None:
         """See `Provider.close`."""

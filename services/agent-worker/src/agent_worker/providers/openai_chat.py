@@ -19,9 +19,16 @@ from agent_worker.providers.base import (
 )
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
 from common.contracts.usage import Usage
 
 _STOP: dict[str, StopReason] = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+_CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {**_CHUNK, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "."}}]},
+    {**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {**_CHUNK, "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}},
+)
 
 
 class OpenAIChat:
@@ -46,6 +53,12 @@ class OpenAIChat:
             raise sdk.translate(error) from error
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
+
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        await sdk.connect(self._client)
+        async with answering(_REHEARSED) as nowhere:
+            await rehearse(OpenAIChat(self._client.with_options(http_client=nowhere)))
 
     async def close(self) -> None:
         """See `Provider.close`."""

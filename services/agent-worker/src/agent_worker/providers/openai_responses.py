@@ -11,6 +11,24 @@ from agent_worker.providers import openai as sdk
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, TransientError, Turn
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
+
+_WHERE = {"item_id": "i", "output_index": 0, "content_index": 0}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {"type": "response.output_text.delta", "sequence_number": 0, "delta": ".", "logprobs": [], **_WHERE},
+    {
+        "type": "response.completed",
+        "sequence_number": 1,
+        "response": {
+            "id": "r",
+            "object": "response",
+            "created_at": 0,
+            "model": "m",
+            "status": "completed",
+            "output": [],
+        },
+    },
+)
 
 
 class OpenAIResponses:
@@ -35,6 +53,12 @@ class OpenAIResponses:
             raise sdk.translate(error) from error
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
+
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        await sdk.connect(self._client)
+        async with answering(_REHEARSED) as nowhere:
+            await rehearse(OpenAIResponses(self._client.with_options(http_client=nowhere)))
 
     async def close(self) -> None:
         """See `Provider.close`."""
