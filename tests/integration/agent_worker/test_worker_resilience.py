@@ -26,7 +26,7 @@ from common.contracts.runs import Fallback
 from common.lifecycle import stop
 from common.pipelining import Pipelined
 from tests.integration.agent_worker.proxy import Proxy, proxied
-from tests.integration.agent_worker.test_worker_providers import connected
+from tests.integration.agent_worker.test_worker_providers import audited, connected
 from tests.integration.agent_worker.world import FIRST, SECOND, TEST_CATALOGUE, World, redis_through
 from tests.servers import Servers
 from tests.stage import eventually
@@ -277,6 +277,27 @@ async def test_a_model_that_calls_tools_for_ever_is_asked_to_wrap_up(
     wrapping = [event.data for event in log if "wrapping_up" in event.data]
     assert wrapping == [{"status": "running", "step": 3, "wrapping_up": "max_steps"}]
     assert sum(event.type == "tool_start" for event in log) == 2
+
+
+@pytest.mark.parametrize("model", [FIRST, SECOND], ids=["messages", "chat"])
+async def test_a_model_that_never_stops_talking_is_cut_and_what_came_is_the_answer_and_billed(
+    world: World, control: httpx2.AsyncClient, live: dict[str, Provider], model: str
+) -> None:
+    await world.worker(live=live)
+    task = world.task("[[sim tokens=4000 tps=400]] hi", model=model, agent="terse", max_output_tokens=4000)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id, deadline=30)
+    assert (end.status, end.events[-1].data["stop_reason"]) == ("completed", "max_output_bytes")
+    assert end.output is not None
+    assert 200 < len(end.output.encode()) <= 300
+    (usage,) = world.heard.usage(task.task_id)
+    assert usage.estimated
+    assert len(end.output) // 4 <= usage.usage.output_tokens <= 300
+    assert end.usage == usage.usage
+
+    call = await audited(control, usage.attempt_id)
+    assert call["outcome"] == "client_gone"
+    assert call["output_tokens"] < 4000
 
 
 # ---- Between workers

@@ -96,6 +96,7 @@ AGENTS = (
         max_steps=4,
     ),
     Agent(name="supervised", version=1, system="Be brief.", model="claude-haiku-4-5", tools=("calculator",)),
+    Agent(name="terse", version=1, system="", model="claude-haiku-4-5", max_output_bytes=300),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))

@@ -8,6 +8,7 @@ from agent_worker.happenings import Step
 from agent_worker.proposals import Proposal, state_of, step_from
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
+from agent_worker.sizes import said_bytes
 from common.contracts.events import EventId
 from common.contracts.runs import Fallback, RunMessage
 from common.contracts.usage import Usage
@@ -42,6 +43,11 @@ class Checkpoint:
     def said(self) -> tuple[Turn, ...]:
         """What of the turns is to be remembered: all but an answer that was sent back, and why."""
         return tuple(turn for step in self._steps if not _sent_back(step) for turn in step.turns)
+
+    @property
+    def said_bytes(self) -> int:
+        """What the finished steps said, as their run's limit counts it."""
+        return said_bytes(self.turns)
 
     @property
     def usage(self) -> Usage:

@@ -177,14 +177,12 @@ class Run:
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
         history = await conversing.history(self.task, self._loop.room(asked), self._repository)
-        checkpoint = self._checkpoint
+        kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
-        turns = (*asked, *checkpoint.turns)
+        turns = (*asked, *kept.turns)
         intents = RunIntents(self._repository, self.task.task_id, self.fence, self._make_durable)
-        step, proposal = checkpoint.next_step, taken_up(checkpoint)
-        happenings = self._loop.run(
-            turns, step, history, checkpoint.usage, passed, proposal, checkpoint.repaired, intents
-        )
+        step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
+        happenings = self._loop.run(turns, step, history, kept.usage, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
