@@ -64,7 +64,7 @@ class Stage:
         """The broker as a service's user."""
         address = urlsplit(self.servers.rabbit_url)
         user = f"{self.name}-{service}:{_PASSWORD.get_secret_value()}"
-        return Rabbit(url=SecretStr(f"amqp://{user}@{address.hostname}:{address.port}/{self.name}"), publish_timeout=10)
+        return Rabbit(url=SecretStr(f"amqp://{user}@{address.hostname}:{address.port}/{self.name}"), publish_timeout=30)
 
     @property
     def redis(self) -> Redis:
@@ -140,7 +140,7 @@ def pipelined(client: Client) -> Pipelined:
     return Pipelined(client, 10.0)
 
 
-async def eventually(condition: Callable[[], Awaitable[Answer]], deadline: float = 15.0) -> Answer:
+async def eventually(condition: Callable[[], Awaitable[Answer]], deadline: float = 30.0) -> Answer:
     """The condition's first true answer. Fails when there is none in time.
 
     A server that was too busy to answer has not answered yet: the machine may stand still for a moment.

@@ -169,7 +169,7 @@ class Heard:
         """Its steps' events."""
         return [c for c, _ in self.bodies[task_id] if isinstance(c, RunProgressed)]
 
-    async def end(self, task_id: UUID, deadline: float = 15.0) -> RunFinished:
+    async def end(self, task_id: UUID, deadline: float = 30.0) -> RunFinished:
         """The first end of the task."""
 
         async def ended() -> list[tuple[RunFinished, bytes]]:
@@ -338,7 +338,7 @@ class World:
         """The log in Redis."""
         return await streams.read(self.state, streams.key(task.tenant_id, task.task_id), BEGINNING, 100_000)
 
-    async def until(self, condition: Callable[[], Awaitable[object]], deadline: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], Awaitable[object]], deadline: float = 30.0) -> None:
         """Wait for it."""
         await eventually(condition, deadline)
 

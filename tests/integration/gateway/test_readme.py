@@ -16,7 +16,7 @@ from tests.integration.gateway.conftest import Running
 _README = Path(__file__).parents[3] / "README.md"
 _COMMAND = re.compile(r"^curl (?:.*\\\n)*.*$", re.MULTILINE)
 # Streams have no end here, as there is no worker: they are read for this long.
-_SECONDS = "2"
+_SECONDS = "5"
 
 
 async def _run(command: str, **environment: str) -> tuple[int, str]:

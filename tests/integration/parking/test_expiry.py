@@ -77,7 +77,7 @@ async def test_a_task_that_waits_in_its_lane_expires_on_time_and_is_not_run_late
 async def test_a_task_that_is_parked_expires_on_time(world: World, resender: Publisher, pool: Pool) -> None:
     tenant, provider = world.stage.new_tenant(), Played(ANSWER, hold=True)
     holder = world.task(tenant_id=tenant, concurrency_key="k")
-    task = world.task(tenant_id=tenant, concurrency_key="k", deadline_at=now() + timedelta(seconds=2))
+    task = world.task(tenant_id=tenant, concurrency_key="k", deadline_at=now() + timedelta(seconds=6))
     await world.worker(provider)
     await world.submit(holder)
     await provider.called()
@@ -97,7 +97,7 @@ async def test_a_task_that_is_parked_expires_on_time(world: World, resender: Pub
 
 async def test_a_task_that_has_begun_has_kept_its_deadline(world: World, resender: Publisher, pool: Pool) -> None:
     # Long enough to begin in, on a slow machine too.
-    provider, deadline = Played(ANSWER, hold=True), now() + timedelta(seconds=5)
+    provider, deadline = Played(ANSWER, hold=True), now() + timedelta(seconds=8)
     task, later = world.task(deadline_at=deadline), world.task(deadline_at=deadline + timedelta(milliseconds=1))
     await world.worker(provider, slots=1)
     await world.submit(task)

@@ -48,14 +48,14 @@ async def control(url: str, tls: ssl.SSLContext) -> AsyncIterator[httpx2.AsyncCl
 @pytest.fixture
 async def claude(url: str, control: httpx2.AsyncClient, tls: ssl.SSLContext) -> AsyncIterator[AsyncAnthropic]:
     http = anthropic.DefaultAsyncHttpxClient(verify=tls)
-    async with AsyncAnthropic(api_key="any", base_url=url, max_retries=0, http_client=http) as client:
+    async with AsyncAnthropic(api_key="any", base_url=url, max_retries=0, timeout=60, http_client=http) as client:
         yield client
 
 
 @pytest.fixture
 async def gpt(url: str, control: httpx2.AsyncClient, tls: ssl.SSLContext) -> AsyncIterator[AsyncOpenAI]:
     http = openai.DefaultAsyncHttpxClient(verify=tls)
-    async with AsyncOpenAI(api_key="any", base_url=f"{url}/v1", max_retries=0, http_client=http) as client:
+    async with AsyncOpenAI(api_key="any", base_url=f"{url}/v1", max_retries=0, timeout=60, http_client=http) as client:
         yield client
 
 
