@@ -55,7 +55,7 @@ async def settle(connection: Connection, records: Sequence[UsageRecorded]) -> Ou
     bills = [bill(r, holds.get(r.attempt_id), listed.get(r.attempt_id)) for r in firsts.values()]
     new = await repository.file_usage(connection, bills)
     filed = [one for one in bills if one.record.attempt_id in new]
-    await repository.post(connection, [one.entry for one in filed if one.entry])
+    await repository.post(connection, [entry for one in filed if (entry := one.entry)])
     await repository.resolve_holds(
         connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
     )
