@@ -24,14 +24,9 @@ _CALCULATOR = next(spec for spec in Toolbox(builtin_tools()).specs if spec.name 
 _TOOLS = [{"name": "calculator", "description": _CALCULATOR.description, "input_schema": _CALCULATOR.schema}]
 
 
-def _asking(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "model": "claude-haiku-4-5",
-        "max_tokens": 4096,
-        "system": "You are measured.",
-        "messages": messages,
-        "stream": True,
-    }
+async def _asked(client: AsyncAnthropic, messages: list[dict[str, Any]], **more: Any) -> Any:
+    told: dict[str, Any] = {"model": "claude-haiku-4-5", "max_tokens": 4096, "system": "You are measured.", **more}
+    return await client.messages.create(messages=messages, stream=True, **told)  # type: ignore[arg-type]
 
 
 async def calls(client: AsyncAnthropic, prompt: str, steps: int) -> list[float]:
@@ -40,7 +35,7 @@ async def calls(client: AsyncAnthropic, prompt: str, steps: int) -> list[float]:
     messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
     for _ in range(steps):
         began, called = perf_counter(), ""
-        async with await client.messages.create(**_asking(messages), tools=_TOOLS) as events:
+        async with await _asked(client, messages, tools=_TOOLS) as events:
             async for event in events:
                 if event.type == "content_block_start" and event.content_block.type == "tool_use":
                     called = event.content_block.id
@@ -58,10 +53,11 @@ async def streams(client: AsyncAnthropic, prompt: str, count: int) -> float:
 
     async def read() -> None:
         nonlocal tokens
-        async with await client.messages.create(**_asking([{"role": "user", "content": prompt}])) as events:
+        async with await _asked(client, [{"role": "user", "content": prompt}]) as events:
             async for event in events:
                 if event.type == "content_block_delta":
-                    began or began.append(perf_counter())
+                    if not began:
+                        began.append(perf_counter())
                 elif event.type == "message_delta":
                     tokens += event.usage.output_tokens
 

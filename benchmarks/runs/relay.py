@@ -69,7 +69,7 @@ async def _read(connection: Connection, opening: asyncio.Semaphore, key: str, ta
             raise Failed(f"{status} for the events of {task}")
     while True:
         block = await connection.reader.readuntil(b"\n\n")
-        if b"event: token\n" in block:
-            began or began.append(perf_counter())
+        if b"event: token\n" in block and not began:
+            began.append(perf_counter())
         elif b"event: done\n" in block:
             return int(json.loads(block.partition(b"data: ")[2].strip())["usage"]["output_tokens"])
