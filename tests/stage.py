@@ -77,7 +77,7 @@ class Stage:
         """The broker's management API, as its administrator."""
         return httpx2.Client(base_url=self.servers.rabbit_management_url, timeout=15)
 
-    def new_tenant(self, *, since: date | None = None, **terms: str) -> UUID:
+    def new_tenant(self, since: date | None = None, /, **terms: str) -> UUID:
         """A tenant with a plan of its own; caps, markup, allowance and fee by the plan's columns."""
         tenant, plan = uuid4(), f"plan-{uuid4()}"
         caps = ("run_cap_usd", "user_day_cap_usd", "tenant_day_cap_usd", "tenant_month_cap_usd")

@@ -27,7 +27,7 @@ FEE = Decimal(49)
 @pytest.fixture
 def call(stage: Stage) -> Call:
     """Of a tenant whose plan takes and gives."""
-    tenant = stage.new_tenant(since=MONTH, free_allowance_usd="0.002", monthly_fee_usd=f"{FEE}")
+    tenant = stage.new_tenant(MONTH, free_allowance_usd="0.002", monthly_fee_usd=f"{FEE}")
     return Call(tenant, uuid4(), user_id="anna")
 
 

@@ -34,7 +34,7 @@ async def _entries(owner: Pool, call: Call) -> list[tuple[str, str, Decimal]]:
 
 
 async def test_a_month_posts_its_fee_and_what_is_free_once(stage: Stage, pool: Pool, owner: Pool) -> None:
-    call = Call(stage.new_tenant(since=MONTH, free_allowance_usd="0.001", monthly_fee_usd="49"), uuid4())
+    call = Call(stage.new_tenant(MONTH, free_allowance_usd="0.001", monthly_fee_usd="49"), uuid4())
     await spend_in(pool, owner, call, MONTH)
     closed = await _close(pool, call)
     assert (closed.charges, closed.allowance, closed.fee) == (COST, Decimal("0.001"), Decimal(49))
@@ -50,14 +50,14 @@ async def test_a_month_posts_its_fee_and_what_is_free_once(stage: Stage, pool: P
 
 
 async def test_an_allowance_gives_no_more_than_was_charged(stage: Stage, pool: Pool, owner: Pool) -> None:
-    call = Call(stage.new_tenant(since=MONTH, free_allowance_usd="10"), uuid4())
+    call = Call(stage.new_tenant(MONTH, free_allowance_usd="10"), uuid4())
     await spend_in(pool, owner, call, MONTH)
     closed = await _close(pool, call)
     assert (closed.allowance, closed.owed) == (COST, Decimal(0))
 
 
 async def test_a_closed_month_keeps_its_terms(stage: Stage, pool: Pool, owner: Pool) -> None:
-    call = Call(stage.new_tenant(since=MONTH, monthly_fee_usd="49"), uuid4())
+    call = Call(stage.new_tenant(MONTH, monthly_fee_usd="49"), uuid4())
     await _close(pool, call)
     await owner.execute(
         "UPDATE identity.plans p SET monthly_fee_usd = 99 FROM identity.tenants t"
@@ -92,7 +92,7 @@ async def _lines(owner: Pool, tenant: UUID) -> list[tuple[int, int, Decimal]]:
 
 
 async def test_a_tenant_that_begins_within_a_month_pays_for_its_days(stage: Stage, pool: Pool, owner: Pool) -> None:
-    call = Call(stage.new_tenant(since=date(2026, 1, 22), monthly_fee_usd="49"), uuid4())
+    call = Call(stage.new_tenant(date(2026, 1, 22), monthly_fee_usd="49"), uuid4())
     assert await _lines(owner, call.tenant_id) == [(10, 31, Decimal("15.8064516129"))]  # as a draft
     closed = await _close(pool, call)
     assert (closed.fee, closed.owed) == (Decimal("15.8064516129"), Decimal("15.8064516129"))
@@ -101,22 +101,22 @@ async def test_a_tenant_that_begins_within_a_month_pays_for_its_days(stage: Stag
 
 
 async def test_each_plan_takes_and_gives_for_its_days(stage: Stage, pool: Pool, owner: Pool) -> None:
-    tenant = stage.new_tenant(since=date(2025, 12, 9), monthly_fee_usd="31", free_allowance_usd="0.0031")
+    tenant = stage.new_tenant(date(2025, 12, 9), monthly_fee_usd="31", free_allowance_usd="0.0031")
     call = Call(tenant, uuid4())
     await _planned(owner, tenant, "62", "0", date(2026, 1, 11))
     await spend_in(pool, owner, call, MONTH)
     closed = await _close(pool, call)
-    assert (closed.fee, closed.allowance) == (10 + 21 * 2, Decimal("0.001"))
+    assert (closed.fee, closed.allowance) == (Decimal(10 + 21 * 2), Decimal("0.001"))
     assert await _lines(owner, tenant) == [(10, 31, Decimal(10)), (21, 31, Decimal(42))]
     later = await _planned(owner, tenant, "99", "99", date(2026, 1, 20))  # what is closed stays
     again = await _close(pool, call)
-    assert (again.owed, again.changed, again.terms.plan != later) == (closed.owed, 0, True)
+    assert (again.owed, again.changed, again.terms.plan != later) == (closed.owed, Decimal(0), True)
 
 
 async def test_a_day_is_its_last_plans_and_plans_that_come_again_are_one_line(
     stage: Stage, pool: Pool, owner: Pool
 ) -> None:
-    tenant = stage.new_tenant(since=MONTH, monthly_fee_usd="31")
+    tenant = stage.new_tenant(MONTH, monthly_fee_usd="31")
     first = await owner.fetchval("SELECT plan FROM identity.tenants WHERE tenant_id = $1", tenant)
     await _planned(owner, tenant, "3100", "0", date(2026, 1, 5))  # for no day
     await _planned(owner, tenant, "62", "0", date(2026, 1, 5))
