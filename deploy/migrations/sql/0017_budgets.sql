@@ -212,6 +212,20 @@ BEGIN
   RETURN true;
 END $$;
 
+-- Gives a tenant another plan: its caps, features and prices at once, its fee from this day on. False where there is no such
+-- tenant; raises foreign_key_violation where there is no such plan. The trigger on tenants keeps it, with who and why.
+CREATE FUNCTION identity.put_plan(p_tenant uuid, p_plan text, p_by text, p_reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(7316017, hashtext(p_tenant::text));
+  PERFORM set_config('laneway.plan_by', p_by, true), set_config('laneway.plan_reason', p_reason, true);
+  UPDATE identity.tenants t SET plan = p_plan WHERE t.tenant_id = p_tenant;
+  IF NOT FOUND THEN RETURN false; END IF;
+  PERFORM set_config('laneway.plan_by', '', true), set_config('laneway.plan_reason', '', true);
+  NOTIFY laneway_parking;
+  RETURN true;
+END $$;
+
 -- What is left in a scope now, with nothing that is held counted as left; NULL: there is no cap. A run may have set itself
 -- a lower one.
 CREATE FUNCTION billing.room_in(p_tenant uuid, p_scope text, p_subject text, p_own_cap numeric) RETURNS numeric
@@ -308,10 +322,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         < extract(epoch FROM m.ends_at - clock_timestamp())
 $$;
 
-REVOKE ALL ON FUNCTION billing.note_used_up, billing.put_budget, billing.put_time_zone, billing.room_in,
+REVOKE ALL ON FUNCTION identity.put_plan, billing.note_used_up, billing.put_budget, billing.put_time_zone, billing.room_in,
   runtime.wake_for_budget, runtime.cut_calls, runtime.note_received, billing.burning FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.cut_calls, runtime.note_received TO laneway_worker;
-GRANT EXECUTE ON FUNCTION billing.put_budget, billing.put_time_zone, billing.burning TO laneway_gateway;
+GRANT EXECUTE ON FUNCTION identity.put_plan, billing.put_budget, billing.put_time_zone, billing.burning TO laneway_gateway;
 GRANT EXECUTE ON FUNCTION billing.burning TO laneway_billing;
 GRANT SELECT ON billing.budgets, billing.budget_warnings, billing.budget_log TO laneway_gateway;
 GRANT SELECT, INSERT, UPDATE ON billing.budget_warnings TO laneway_billing;

@@ -48,6 +48,7 @@ from gateway.metrics import Metrics
 from gateway.outstanding import Outstanding
 from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
+from gateway.plan_records import Plans
 from gateway.principals import Principals
 from gateway.proof_records import SECONDS, Proofs
 from gateway.records import Records
@@ -57,6 +58,7 @@ from gateway.routes.budgets import budgeting, budgets_of_tenants, burn_rates, ti
 from gateway.routes.doubts import doubting
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.plans import planning
 from gateway.routes.proof import proving
 from gateway.routes.schedules import (
     changing_schedules,
@@ -184,6 +186,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 time_zones(administration, budgets),
                 burn_rates(administration, budgets),
                 doubting(administration, Doubts(database)),
+                planning(administration, Plans(database)),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),
