@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2
 
@@ -90,7 +90,7 @@ class Grounds:
 
     async def strike(self, client: httpx2.AsyncClient, point: Point) -> Found:
         """Let a run's worker die at this point, and look at what has become of the run."""
-        text = f"note-{point.when}-{point.at}"
+        text = uuid4().hex
         script = f'tool=calculator:{{"expression":"6*7"}} tool=note:{{"text":"{text}"}} steps={STEPS} text="{_ANSWER}"'
         dies = {"dies_at": str(point.at), "when": point.when}
         task = await submit(client, f"Compute and note [[sim {script}]]", agent="noting", metadata=dies)
