@@ -43,6 +43,8 @@ CREATE TABLE billing.holds (
   provider text NOT NULL,
   model text NOT NULL,
   price_id bigint NOT NULL REFERENCES billing.prices,
+  -- What the call will probably read. NULL: nobody has said.
+  input_estimate bigint,
   amount numeric(20, 10) NOT NULL CHECK (amount >= 0),
   charged numeric(20, 10) CHECK (charged BETWEEN 0 AND amount),
   state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'in_doubt', 'settled', 'voided')),
@@ -50,8 +52,11 @@ CREATE TABLE billing.holds (
   opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   doubted_at timestamptz,
   resolved_at timestamptz,
+  -- By what billing resolved a hold in doubt itself; of one whose record came after all it says nothing.
+  policy text CHECK (policy IN ('received', 'platform_pays')),
   CHECK ((state = 'settled') = (charged IS NOT NULL))
 ) WITH (fillfactor = 70);
+CREATE INDEX holds_doubted ON billing.holds (doubted_at, attempt_id) WHERE doubted_at IS NOT NULL;
 CREATE INDEX holds_unresolved ON billing.holds (opened_at) WHERE state IN ('open', 'in_doubt');
 CREATE INDEX holds_of_task ON billing.holds (task_id);
 CALL identity.protect('billing.holds', 'laneway_billing');
@@ -172,7 +177,7 @@ $$;
 CREATE FUNCTION billing.reserve(
   p_attempt uuid, p_tenant uuid, p_user text, p_task uuid, p_fence integer, p_step integer, p_call integer,
   p_provider text, p_model text, p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
-  p_conversation uuid DEFAULT NULL,
+  p_conversation uuid DEFAULT NULL, p_input_estimate bigint DEFAULT NULL,
   OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
   OUT renews_at timestamptz, OUT allowed text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -223,11 +228,28 @@ BEGIN
     RETURN;
   END;
   INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
-                             price_id, markup_percent, amount, day)
+                             price_id, markup_percent, input_estimate, amount, day)
   VALUES (p_attempt, p_tenant, p_user, p_task, p_conversation, p_fence, p_step, p_call, p_provider, p_model,
-          price.price_id, plan.markup_percent, amount, today);
+          price.price_id, plan.markup_percent, p_input_estimate, amount, today);
   verdict := 'held';
 END $$;
+-- Holds that were ever in doubt, of one tenant or of all, the newest first, from before a place in that order: with what
+-- became of them. `resolved` NULL: both those that are and those that are not.
+CREATE FUNCTION billing.doubts(p_tenant uuid, p_resolved boolean, p_before timestamptz, p_before_attempt uuid, p_limit integer)
+RETURNS TABLE (attempt_id uuid, tenant_id uuid, task_id uuid, user_id text, provider text, model text, amount numeric,
+               charged numeric, opened_at timestamptz, doubted_at timestamptz, resolved_at timestamptz, policy text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT h.attempt_id, h.tenant_id, h.task_id, h.user_id, h.provider, h.model, h.amount, h.charged, h.opened_at,
+         h.doubted_at, h.resolved_at, CASE WHEN h.state = 'settled' THEN coalesce(h.policy, 'own_record') ELSE h.policy END
+  FROM billing.holds h
+  WHERE h.doubted_at IS NOT NULL AND (p_tenant IS NULL OR h.tenant_id = p_tenant)
+    AND (p_resolved IS NULL OR p_resolved = (h.state IN ('settled', 'voided')))
+    AND (p_before IS NULL OR (h.doubted_at, h.attempt_id) < (p_before, p_before_attempt))
+  ORDER BY h.doubted_at DESC, h.attempt_id DESC LIMIT p_limit
+$$;
+REVOKE ALL ON FUNCTION billing.doubts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing.doubts TO laneway_gateway;
+
 
 -- Takes the holds of many calls at once, of every tenant whose calls fit together into all their scopes: each balance is
 -- changed once for all of them. Answers their places in the arrays and their amounts. What is absent is for `reserve`: of a
@@ -237,7 +259,7 @@ END $$;
 CREATE FUNCTION billing.reserve_together(
   p_attempts uuid[], p_tenants uuid[], p_users text[], p_tasks uuid[], p_fences integer[], p_steps integer[],
   p_calls integer[], p_providers text[], p_models text[], p_input_bounds bigint[], p_max_outputs bigint[],
-  p_run_caps numeric[], p_conversations uuid[])
+  p_run_caps numeric[], p_conversations uuid[], p_input_estimates bigint[])
 RETURNS TABLE (n integer, amount numeric)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
@@ -297,9 +319,10 @@ BEGIN
   END IF;
   -- A statement of its own: a hold is younger than the change of a cap that it goes by.
   INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
-                             price_id, markup_percent, amount, day)
+                             price_id, markup_percent, input_estimate, amount, day)
   SELECT p_attempts[u.n], p_tenants[u.n], p_users[u.n], p_tasks[u.n], p_conversations[u.n], p_fences[u.n], p_steps[u.n],
-         p_calls[u.n], p_providers[u.n], p_models[u.n], u.price_id, u.markup_percent, u.amount, u.today
+         p_calls[u.n], p_providers[u.n], p_models[u.n], u.price_id, u.markup_percent, p_input_estimates[u.n], u.amount,
+         u.today
   FROM unnest(places, price_ids, markups, amounts, days) AS u (n, price_id, markup_percent, amount, today);
   RETURN QUERY SELECT u.n, u.amount FROM unnest(places, amounts) AS u (n, amount);
 END $$;

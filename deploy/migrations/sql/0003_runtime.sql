@@ -139,6 +139,7 @@ CREATE FUNCTION runtime.begin_call(
   p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb,
   p_attempt uuid, p_step integer, p_call integer, p_user text, p_provider text, p_model text,
   p_input_bound bigint, p_max_output bigint, p_run_cap numeric, p_conversation uuid DEFAULT NULL,
+  p_input_estimate bigint DEFAULT NULL,
   OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
   OUT renews_at timestamptz, OUT allowed text[], OUT waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -157,7 +158,7 @@ BEGIN
   IF p_attempt IS NULL THEN verdict := 'held'; RETURN; END IF;
   SELECT r.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed
   FROM billing.reserve(p_attempt, run.tenant_id, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model,
-                       p_input_bound, p_max_output, p_run_cap, p_conversation) r;
+                       p_input_bound, p_max_output, p_run_cap, p_conversation, p_input_estimate) r;
   waited := extract(epoch FROM clock_timestamp() - coalesce(run.waits_for_holds_since, clock_timestamp()));
   IF (verdict = 'wait') <> (run.waits_for_holds_since IS NOT NULL) THEN
     UPDATE runtime.runs r SET waits_for_holds_since = CASE verdict WHEN 'wait' THEN clock_timestamp() END
@@ -198,7 +199,8 @@ END $$;
 CREATE FUNCTION runtime.begin_calls(
   p_tenants uuid[], p_tasks uuid[], p_fences integer[], p_saved_steps integer[], p_last_seqs integer[], p_states text[],
   p_attempts uuid[], p_steps integer[], p_calls integer[], p_users text[], p_providers text[], p_models text[],
-  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[], p_conversations uuid[])
+  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[], p_conversations uuid[],
+  p_input_estimates bigint[])
 RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric, subject text, missing numeric,
                renews_at timestamptz, allowed text[], waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
@@ -210,7 +212,8 @@ BEGIN
   amounts := ARRAY(
     SELECT t.amount
     FROM billing.reserve_together(ready, p_tenants, p_users, p_tasks, p_fences, p_steps, p_calls, p_providers, p_models,
-                                  p_input_bounds, p_max_outputs, p_run_caps, p_conversations) AS t
+                                  p_input_bounds, p_max_outputs, p_run_caps, p_conversations,
+                                  p_input_estimates) AS t
     RIGHT JOIN generate_series(1, cardinality(p_tasks)) AS i (n) USING (n) ORDER BY i.n);
   FOR i IN 1..cardinality(p_tasks) LOOP
     IF amounts[i] IS NOT NULL THEN
@@ -220,7 +223,7 @@ BEGIN
       SELECT b.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed, waited FROM runtime.begin_call(
         p_tasks[i], p_fences[i], p_saved_steps[i], p_last_seqs[i], p_states[i]::jsonb, p_attempts[i], p_steps[i],
         p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i],
-        p_conversations[i]) b;
+        p_conversations[i], p_input_estimates[i]) b;
     END IF;
     RETURN NEXT;
   END LOOP;

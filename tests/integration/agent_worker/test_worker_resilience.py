@@ -26,8 +26,8 @@ from common.contracts.runs import Fallback
 from common.lifecycle import stop
 from common.pipelining import Pipelined
 from tests.integration.agent_worker.proxy import Proxy, proxied
-from tests.integration.agent_worker.test_worker_providers import connected
-from tests.integration.agent_worker.world import FIRST, SECOND, TEST_CATALOGUE, World
+from tests.integration.agent_worker.test_worker_providers import audited, connected
+from tests.integration.agent_worker.world import FIRST, SECOND, TEST_CATALOGUE, World, redis_through
 from tests.servers import Servers
 from tests.stage import eventually
 
@@ -279,6 +279,27 @@ async def test_a_model_that_calls_tools_for_ever_is_asked_to_wrap_up(
     assert sum(event.type == "tool_start" for event in log) == 2
 
 
+@pytest.mark.parametrize("model", [FIRST, SECOND], ids=["messages", "chat"])
+async def test_a_model_that_never_stops_talking_is_cut_and_what_came_is_the_answer_and_billed(
+    world: World, control: httpx2.AsyncClient, live: dict[str, Provider], model: str
+) -> None:
+    await world.worker(live=live)
+    task = world.task("[[sim tokens=4000 tps=400]] hi", model=model, agent="terse", max_output_tokens=4000)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id, deadline=30)
+    assert (end.status, end.events[-1].data["stop_reason"]) == ("completed", "max_output_bytes")
+    assert end.output is not None
+    assert 200 < len(end.output.encode()) <= 300
+    (usage,) = world.heard.usage(task.task_id)
+    assert usage.estimated
+    assert len(end.output) // 4 <= usage.usage.output_tokens <= 300
+    assert end.usage == usage.usage
+
+    call = await audited(control, usage.attempt_id)
+    assert call["outcome"] == "client_gone"
+    assert call["output_tokens"] < 4000
+
+
 # ---- Between workers
 
 
@@ -290,12 +311,12 @@ async def cache(servers: Servers) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def pair(cache: Proxy) -> AsyncIterator[tuple[Breaker, Breaker]]:
+async def pair(servers: Servers, cache: Proxy) -> AsyncIterator[tuple[Breaker, Breaker]]:
     """The same circuit in two processes that share a Redis, which may be cut."""
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            url = f"redis://127.0.0.1:{cache.port}/0"
+            url = redis_through(servers, cache.port)
             client = await stack.enter_async_context(redis.client(url, timeout=1.0, connections=2))
             breakers = Breakers(Pipelined(client, 1.0), TEST_CATALOGUE, QUICK)
             stack.push_async_callback(stop, asyncio.create_task(breakers.run()))

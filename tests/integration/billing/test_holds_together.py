@@ -151,7 +151,7 @@ async def test_a_hot_tenants_balances_are_written_once_for_a_whole_batch(
         transaction = connection.transaction()
         await transaction.start()
         held = await connection.fetch(
-            "SELECT * FROM billing.reserve_together($1, $2, $3, $4, $5, $5, $5, $6, $7, $8, $8, $9, $10)",
+            "SELECT * FROM billing.reserve_together($1, $2, $3, $4, $5, $5, $5, $6, $7, $8, $8, $9, $10, $8)",
             [call.attempt_id for call in calls], [tenant] * 24, ["anna"] * 24, [call.task_id for call in calls],
             [1] * 24, [PROVIDER] * 24, [MODEL] * 24, [1000] * 24, [None] * 24, [None] * 24,
         )  # fmt: skip

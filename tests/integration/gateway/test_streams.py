@@ -176,6 +176,42 @@ async def test_an_id_that_is_none_is_refused(gateway: Running, named: str) -> No
     assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
 
 
+async def test_an_id_of_another_task_that_is_ahead_of_this_one_is_no_error_and_the_stream_goes_on_after_it(
+    gateway: Running, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    task_id, log = await _task(gateway, tenant), _run(12)
+    await _append(state, tenant, task_id, log[:3])
+    async with _following(gateway, tenant, task_id, **{"Last-Event-ID": "1-8"}) as (reader, ended):
+        await _append(state, tenant, task_id, log[3:])
+        async with asyncio.timeout(60):
+            await ended
+    assert reader.ids == [f"1-{seq}" for seq in range(9, 13)]
+
+
+async def test_an_id_of_another_task_that_is_beyond_the_end_of_this_one_is_told_the_end(
+    gateway: Running, state: Client
+) -> None:
+    tenant = await gateway.tenant()
+    task_id, log = await _task(gateway, tenant), _run(5)
+    await _append(state, tenant, task_id, log)
+    await _record(gateway, tenant, task_id, log)
+    await gateway.database.execute(
+        "INSERT INTO history.tasks (task_id, tenant_id, tier, status) VALUES ($1, $2, 'pro', 'completed')",
+        UUID(task_id),
+        tenant.id,
+    )
+    reader = await _all(gateway, tenant, task_id, **{"Last-Event-ID": "7-900"})
+    assert [(one[1], one[2]["status"]) for one in reader.received] == [("done", "completed")]
+
+
+async def test_another_tenants_task_is_none_whatever_id_is_named(gateway: Running) -> None:
+    mine, other = await gateway.tenant(), await gateway.tenant()
+    task_id = await _task(gateway, other)
+    response = await gateway.client.get(f"/v1/tasks/{task_id}/events", headers=mine.headers | {"Last-Event-ID": "1-1"})
+    assert response.status_code == 404
+
+
 async def test_a_finished_task_whose_log_is_gone_is_read_from_the_record(gateway: Running, state: Client) -> None:
     tenant = await gateway.tenant()
     task_id, log = await _task(gateway, tenant), _run(1100)

@@ -101,7 +101,12 @@ async def test_a_model_that_calls_tools_for_ever_ends_with_a_clear_error() -> No
 
 @pytest.mark.parametrize(
     ("limit", "kind"),
-    [("max_steps", "max_steps_reached"), ("max_run_tokens", "max_run_tokens_reached"), ("timeout", "timeout")],
+    [
+        ("max_steps", "max_steps_reached"),
+        ("max_run_tokens", "max_run_tokens_reached"),
+        ("max_output_bytes", "max_output_bytes_reached"),
+        ("timeout", "timeout"),
+    ],
 )
 def test_each_limit_has_its_error(limit: Limit, kind: str) -> None:
     assert run_error(LimitReachedError(limit), "m").type == kind

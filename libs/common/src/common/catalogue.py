@@ -130,6 +130,9 @@ class Agent(_Entry):
     max_run_tokens: int | None = Field(
         default=None, ge=1, description="of input and output, over all calls of a run: the next step is then the last"
     )
+    max_output_bytes: int = Field(
+        default=400_000, ge=1, le=800_000, description="of all that its model says in a run, which ends there"
+    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     timeout_seconds: float = Field(
         default=600, gt=0, le=LONGEST_RUN_SECONDS, description="wall clock of a whole run, takeovers included"

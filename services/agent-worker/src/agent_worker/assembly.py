@@ -62,6 +62,8 @@ class Assembled:
     broker: Broker
     repository: RunRepository
     supervisor: Supervisor
+    providers: tuple[Provider, ...]
+    """As they are reached, without what watches them."""
     tasks: tuple[asyncio.Task[None], ...]
     """Its background tasks: none of them ends by itself."""
 
@@ -90,7 +92,7 @@ async def assembled(
         writer = StreamWriter(pipelined, supervisor.fenced_off)
         limits = ProviderLimits(pipelined, catalogue, settings.workers)
         breakers = Breakers(pipelined, catalogue)
-        providers, keys = await stack.enter_async_context(_providers(settings))
+        providers, keys, reached = await stack.enter_async_context(_providers(settings))
         staffing = Staffing(catalogue, providers, breakers)
         staffing.report_unreachable()
         equipment = Equipment(
@@ -118,7 +120,7 @@ async def assembled(
             asyncio.create_task(keys.run(), name="keys"),
         )
         try:
-            yield Assembled(worker, pool, state, publish, broker, repository, supervisor, tasks)
+            yield Assembled(worker, pool, state, publish, broker, repository, supervisor, reached, tasks)
             with contextlib.suppress(CacheUnavailable):  # PostgreSQL has, or will have, the same events
                 await writer.flush()
         finally:
@@ -137,7 +139,10 @@ async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
 
 
 @asynccontextmanager
-async def _providers(settings: WorkerSettings) -> AsyncIterator[tuple[dict[str, Provider], KeyKeeper]]:
+async def _providers(
+    settings: WorkerSettings,
+) -> AsyncIterator[tuple[dict[str, Provider], KeyKeeper, tuple[Provider, ...]]]:
+    """By API, as runs have them; who keeps their keys; and as they are reached."""
     timeout = httpx2.Timeout(settings.first_token_timeout, connect=5.0)
     connections = settings.slots + 8
     rotating: dict[str, dict[str, Rotating]] = {}
@@ -156,7 +161,8 @@ async def _providers(settings: WorkerSettings) -> AsyncIterator[tuple[dict[str, 
     try:
         deadlines = Deadlines(settings.first_token_timeout, settings.call_timeout)
         keeper = KeyKeeper(read_keys, {name: tuple(clients.values()) for name, clients in rotating.items()})
-        yield {api: Observed(Timed(provider, deadlines)) for api, provider in providers.items()}, keeper
+        observed: dict[str, Provider] = {api: Observed(Timed(one, deadlines)) for api, one in providers.items()}
+        yield observed, keeper, tuple(providers.values())
     finally:
         for provider in providers.values():
             await provider.close()

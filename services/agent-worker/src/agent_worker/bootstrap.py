@@ -15,6 +15,7 @@ from agent_worker.guarantees import served_tiers
 from agent_worker.lanes import Slots
 from agent_worker.metrics import GUARANTEED_SLOTS, SLOTS
 from agent_worker.pauses import Gate, PauseKeeper
+from agent_worker.providers.warming import warm_up
 from agent_worker.quarantine import Quarantine
 from agent_worker.report_records import WorkerReports
 from agent_worker.reporting import report_forever, retire
@@ -51,6 +52,8 @@ async def serve(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             made.supervisor.hear(contract)
             keeper.hear(contract)
 
+        # Before anything is taken: the first runs are not to wait for it, nor other runs beside them.
+        await warm_up(made.providers)
         await stack.enter_async_context(hearing_control(made.broker, f"worker-{os.urandom(6).hex()}", hear))
         SLOTS.set(slots.total)
         async with AsyncExitStack() as lanes:

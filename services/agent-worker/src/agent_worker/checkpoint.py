@@ -8,6 +8,7 @@ from agent_worker.happenings import Step
 from agent_worker.proposals import Proposal, state_of, step_from
 from agent_worker.providers.base import Turn
 from agent_worker.repository import SavedStep
+from agent_worker.sizes import said_bytes
 from common.contracts.events import EventId
 from common.contracts.runs import Fallback, RunMessage
 from common.contracts.usage import Usage
@@ -19,7 +20,7 @@ class Checkpoint:
     def __init__(self, steps: Iterable[SavedStep] = (), proposal: Proposal | None = None) -> None:
         self.unsaved: SavedStep | None = None
         self.proposal = proposal
-        """The step after those, where its model has said what it wants, and people were to approve it."""
+        """The step after those, where it is stored what its model wants to do."""
         self._stored = list(steps)
         self._steps = [step_from(saved.number, saved.state) for saved in self._stored]
 
@@ -44,13 +45,18 @@ class Checkpoint:
         return tuple(turn for step in self._steps if not _sent_back(step) for turn in step.turns)
 
     @property
+    def said_bytes(self) -> int:
+        """What the finished steps said, as their run's limit counts it."""
+        return said_bytes(self.turns)
+
+    @property
     def usage(self) -> Usage:
         """What the finished steps used."""
         return sum((step.usage for step in self._steps), Usage())
 
     @property
     def used(self) -> Usage:
-        """What the run has used: its finished steps, and the one that waited."""
+        """What the run has used: its finished steps, and the one that it goes on with."""
         return self.usage + (self.proposal.step.usage if self.proposal is not None else Usage())
 
     @property
@@ -62,7 +68,7 @@ class Checkpoint:
 
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
-        """How the finished steps, and the one that waited, changed their model."""
+        """How the finished steps, and the one that it goes on with, changed their model."""
         steps = [*self._steps, self.proposal.step] if self.proposal is not None else self._steps
         return tuple(fallback for step in steps for fallback in step.fallbacks)
 

@@ -24,7 +24,11 @@ class ResponseMismatchError(Exception):
     """The answer does not match the task's schema, and was asked for anew already, or cannot be."""
 
     def __init__(self, problem: str, stop_reason: StopReason) -> None:
-        why = {"max_tokens": " (the answer was cut: it has reached `max_output_tokens`)", "refusal": " (a refusal)"}
+        why = {
+            "max_tokens": " (the answer was cut: it has reached `max_output_tokens`)",
+            "max_output_bytes": " (the answer was cut: it has reached its agent's `max_output_bytes`)",
+            "refusal": " (a refusal)",
+        }
         super().__init__(f"the answer does not match `response_schema`: {problem}{why.get(stop_reason, '')}")
 
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from time import monotonic
 
-from agent_worker.approved import Approved
+from agent_worker.calling import called
 from agent_worker.calls import Calls
-from agent_worker.cutting import undisturbed
 from agent_worker.happenings import (
     Answered,
     CallUsed,
-    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
@@ -36,14 +33,12 @@ from agent_worker.happenings import (
     StepEnded,
     Tally,
     Token,
-    ToolEnded,
     ToolsMissing,
-    ToolStarted,
     WrappingUp,
 )
 from agent_worker.history import History
-from agent_worker.metering import settle_meter
 from agent_worker.plan import Plan
+from agent_worker.proposals import Proposal
 from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,
@@ -57,9 +52,10 @@ from agent_worker.resilience.chain import Chain, Served
 from agent_worker.resilience.closing import REPAIR, Limit
 from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.response_cache import Answer
-from agent_worker.sizes import overhead, text_bytes, tokens_of
+from agent_worker.sizes import overhead, said_bytes, text_bytes
 from agent_worker.tools.base import Toolbox
-from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
+from agent_worker.turns import assistant_turn, text_of, user_turn
+from agent_worker.undertaking import Intents, Undertaking, Unnoted
 from common.contracts.usage import Usage
 
 
@@ -94,30 +90,36 @@ class AgentLoop:
         history: History | None = None,
         used: Usage | None = None,
         passed: float = 0.0,
-        approved: Approved | None = None,
+        proposal: Proposal | None = None,
         repaired: bool = False,
+        said: int = 0,
+        intents: Intents | None = None,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        The steps before have used so much, and so many seconds have passed. A first step that waited for approval is
-        gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises `ProviderError` where the models
-        failed for good, `LimitReachedError`, `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` raises.
+        The steps before have used so much and said so many bytes, and so many seconds have passed. A first step that is
+        a proposal is gone on with: its model was asked. Without `intents` nobody will take the run over. Ends with
+        `Answered` or `Proposed`. Raises `ProviderError` where the models failed for good, `LimitReachedError`,
+        `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` and `Intents` raise.
         """
         given = history or History()
         self._history, self._told, self._repaired = given if self.tools.specs else given.without_tools(), 0, repaired
-        began, total = monotonic() - passed, used or Usage()
+        self._intents = intents or Unnoted()
+        began, total, self._said = monotonic() - passed, used or Usage(), said
         if self.tools.missing:
             yield ToolsMissing(self.tools.missing)
         for number in itertools.count(first_step):
-            if approved is not None and number == approved.step.number:
-                doing = self._go_on(approved)
+            if proposal is not None and number == proposal.step.number:
+                doing = self._undertake(proposal)
             else:
-                doing = self._step(number, turns, self._plan.limits.reached(number, total, monotonic() - began))
+                limit = self._plan.limits.reached(number, total, monotonic() - began, self._said)
+                doing = self._step(number, turns, limit)
             async with aclosing(doing) as happenings:
                 async for happening in happenings:
                     yield happening
                     if isinstance(happening, StepEnded):
                         turns, total = (*turns, *happening.step.turns), total + happening.step.usage
+                        self._said += said_bytes(happening.step.turns)
                     elif isinstance(happening, Answered | Proposed):
                         return
 
@@ -131,6 +133,8 @@ class AgentLoop:
             async for happening in happenings:
                 tally.note(happening)
                 yield happening
+        if self._stop_reason == "max_output_bytes":
+            limit = self._stop_reason
         calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
         if limit is not None or not calls:
             end = self._checked(self._answer(number, pieces, limit, tally))
@@ -142,14 +146,18 @@ class AgentLoop:
         if any(map(self.tools.asks, calls)):
             yield Proposed(step, tuple(calls))
             return
-        async with aclosing(self._use(step, calls)) as happenings:
+        async with aclosing(self._undertake(Proposal(step, tuple(calls)))) as happenings:
             async for happening in happenings:
                 yield happening
+
+    def _undertake(self, proposal: Proposal) -> AsyncGenerator[Happening, None]:
+        return Undertaking(proposal, self._intents, self.tools).happenings()
 
     def _answer(self, number: int, pieces: list[Piece], limit: Limit | None, tally: Tally) -> Answered:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
         text = text_of(pieces)
-        if limit is not None and not text.strip() and any(isinstance(piece, ToolCall) for piece in pieces):
+        cut = limit == "max_output_bytes" or any(isinstance(piece, ToolCall) for piece in pieces)
+        if limit is not None and not text.strip() and cut:
             raise LimitReachedError(limit)
         said = assistant_turn([piece for piece in pieces if isinstance(piece, TextDelta)])
         step = Step(number, (said,) if said.content else (), tally.usage, tally.fallbacks)
@@ -160,29 +168,11 @@ class AgentLoop:
         problem = self._plan.problem(answered.text)
         if problem is None:
             return answered
-        if self._repaired or answered.stop_reason == "refusal":
+        if self._repaired or answered.stop_reason in ("refusal", "max_output_bytes"):
             raise ResponseMismatchError(problem, answered.stop_reason)
         self._repaired = True
         turns = (*answered.step.turns, user_turn(REPAIR.format(problem)))
         return Repairing(replace(answered.step, turns=turns), problem)
-
-    async def _go_on(self, approved: Approved) -> AsyncGenerator[Happening, None]:
-        await approved.begin()
-        yield Decided(approved.step.number, approved.rulings)
-        async with aclosing(self._use(approved.step, approved.calls, approved)) as happenings:
-            async for happening in happenings:
-                yield happening
-
-    async def _use(
-        self, step: Step, calls: Sequence[ToolCall], approved: Approved | None = None
-    ) -> AsyncGenerator[Happening, None]:
-        for index, call in enumerate(calls):
-            if approved is None or approved.makes(index):
-                yield ToolStarted(call)
-        results = await self.tools.run_all(calls, partial(approved.run, tools=self.tools) if approved else None)
-        for result in results:
-            yield ToolEnded(result)
-        yield StepEnded(replace(step, turns=(*step.turns, tool_turn(results))))
 
     def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
         """Let go what the model's window has no room for; told where that is more than before."""
@@ -197,7 +187,7 @@ class AgentLoop:
         """Call the model until it answers, then the next one, until all have failed for good."""
         self._failures, error = 0, None
         while True:
-            meter = CallMeter(heard=self._calls.heard)
+            meter = CallMeter(heard=self._calls.heard, most_bytes=self._plan.limits.left_to_say(self._said))
             try:
                 async with aclosing(self._listen(step, turns, pieces, meter)) as happenings:
                     async for happening in happenings:
@@ -263,38 +253,5 @@ class AgentLoop:
         """The call, before it has leave."""
         return self._plan.request(self.serving, turns, self.tools, last=self._last)
 
-    async def _call(self, step: int, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
-        served = self.serving
-        passage = await served.gate.enter()
-        try:
-            async with aclosing(self._paid_call(step, served, request, meter)) as stream:
-                async for piece in stream:
-                    yield piece
-        except ProviderError as error:
-            served.gate.left(passage, error)
-            raise
-        else:
-            served.gate.left(passage, None)
-        finally:
-            served.gate.leave(passage, None)
-
-    async def _paid_call(
-        self, step: int, served: Served, request: ModelRequest, meter: CallMeter
-    ) -> AsyncGenerator[Piece, None]:
-        text = text_bytes(request.instructions, request.turns)
-        bound = min(served.model.window, text + overhead(request.turns, self.tools, request.response_schema))
-        estimate = min(bound, tokens_of(text))
-        attempt = await self._calls.begin(step, served, bound, estimate)
-        meter.asked = True
-        request = replace(request, attempt_id=attempt)
-        try:
-            async with aclosing(served.provider.stream(request, meter)) as stream:
-                async for piece in stream:
-                    yield piece
-        except ProviderError as error:
-            meter.refused, meter.failure = error.refused, error
-            raise
-        finally:
-            # However it ended: what was used is accounted for before anything else happens.
-            settle_meter(meter, estimate, request.max_output_tokens)
-            await undisturbed(self._calls.record(attempt, step, meter))
+    def _call(self, step: int, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        return called(step, self.serving, request, meter, self.tools, self._calls)

@@ -67,7 +67,10 @@ def plan_of(task: TaskSubmitted, staffed: Staffed, tools: Toolbox, responses: Re
         models=staffed.models,
         system=agent.system,
         limits=RunLimits(
-            min(task.max_steps or agent.max_steps, agent.max_steps), agent.max_run_tokens, agent.timeout_seconds
+            min(task.max_steps or agent.max_steps, agent.max_steps),
+            agent.max_run_tokens,
+            agent.timeout_seconds,
+            max_output_bytes=agent.max_output_bytes,
         ),
         temperature=temperature,
         cache=responses.of(task) if may_be_repeated(task, temperature, tools) else NO_CACHE,

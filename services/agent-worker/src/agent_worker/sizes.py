@@ -32,6 +32,12 @@ def turns_bytes(turns: tuple[Turn, ...]) -> int:
     return text_bytes("", turns) + _BYTES_PER_TURN * len(turns)
 
 
+def said_bytes(turns: tuple[Turn, ...]) -> int:
+    """Bytes of what a model has said in some turns: its texts, and the arguments of its tool calls."""
+    blocks = (block for turn in turns if turn.role == "assistant" for block in turn.content)
+    return sum(_length(block["text"] if block["type"] == "text" else block["arguments"]) for block in blocks)
+
+
 def overhead(turns: tuple[Turn, ...], tools: Toolbox, schema: Mapping[str, Any] | None = None) -> int:
     """Bytes of the tools and the response schema, and what the providers wrap around each message and tool at most.
 

@@ -136,7 +136,7 @@ class BatchStreams:
                         yield frame
                 if said:
                     spoke = clock()
-                elif clock() - spoke >= self._pace.quiet:
+                elif clock() - spoke >= self._pace.quiet - self._pace.look:  # the next look may be too late
                     spoke = clock()
                     yield PING
                 if not told.over:

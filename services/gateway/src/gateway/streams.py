@@ -31,6 +31,8 @@ from gateway.tasks import State, Tasks
 
 _log = structlog.get_logger(__name__)
 _CHUNK = 500
+# A sign of life may come by so much before its time, so that many streams' do not come together.
+_EARLY = 0.8
 _LOG_READERS = 3
 _RECORD_READERS = 4
 _BACKOFF_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
@@ -42,6 +44,7 @@ class Pace:
 
     subscribe: float = 1.0
     quiet: float = 15.0
+    """Between signs of life, at most."""
     deaf: float = 3.0
     """Between looks at the record while Redis is away."""
     patience: float = 10.0
@@ -130,7 +133,7 @@ class _Reader:
                     if isinstance(instead, StreamEvent):
                         return
                 await self._progress(subscription)
-                if self._clock() - self._spoke >= self._pace.quiet:
+                if self._clock() - self._spoke >= self._pace.quiet * _EARLY:
                     self._spoke = self._clock()
                     yield None
 
@@ -170,7 +173,8 @@ class _Reader:
 
     def _quiet(self, subscription: Subscription) -> float:
         seconds = self._pace.quiet if subscription.heard else self._pace.deaf
-        return seconds * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the load, keeps no secret
+        due = max(0.0, self._spoke + self._pace.quiet - self._clock())
+        return min(due, seconds * random.uniform(_EARLY, 1.0))  # noqa: S311 - spreads the load, keeps no secret
 
     async def _search(self, subscription: Subscription) -> None:
         """Look for what is missing everywhere, ever less often."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from copy import copy
 from typing import Any
 
 import anthropic
@@ -33,6 +34,7 @@ from agent_worker.providers.errors import (
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.schemas import closed, one_type_each
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
 from common.contracts.usage import Usage
 
 _STOP: dict[str, StopReason] = {
@@ -43,6 +45,18 @@ _STOP: dict[str, StopReason] = {
     "refusal": "refusal",
 }
 _EPHEMERAL = {"type": "ephemeral"}
+_COUNTED = {"input_tokens": 1, "output_tokens": 1}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {
+        "type": "message_start",
+        "message": {"type": "message", "id": "m", "role": "assistant", "model": "m", "content": [], "usage": _COUNTED},
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "."}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": _COUNTED},
+    {"type": "message_stop"},
+)
 _ERROR_STATUS = {
     "overloaded_error": 529,
     "rate_limit_error": 429,
@@ -86,6 +100,17 @@ class AnthropicMessages:
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        try:
+            await self._client.models.list(limit=1)
+        except (anthropic.AnthropicError, *BROKEN) as error:
+            raise translate(error) from error
+        async with answering(_REHEARSED) as nowhere:
+            rehearsed = copy(self)
+            rehearsed._client = self._client.with_options(http_client=nowhere)
+            await rehearse(rehearsed)
+
     async def close(self) -> None:
         """See `Provider.close`."""
         await self._client.close()
@@ -96,10 +121,10 @@ async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
     async for event in events:
         if event.type == "content_block_delta":
             if event.delta.type == "text_delta":
-                meter.received_bytes += len(event.delta.text.encode())
+                meter.receive(event.delta.text)
                 yield TextDelta(event.delta.text)
             elif event.delta.type == "input_json_delta" and event.index in calls:
-                meter.received_bytes += len(event.delta.partial_json.encode())
+                meter.receive(event.delta.partial_json)
                 calls[event.index][2].append(event.delta.partial_json)
         elif event.type == "content_block_start" and event.content_block.type == "tool_use":
             calls[event.index] = (event.content_block.id, event.content_block.name, [])

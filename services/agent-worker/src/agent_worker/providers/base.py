@@ -92,8 +92,9 @@ Piece = TextDelta | ToolCall
 Fault = Literal["provider", "limit", "request"]
 """Whose fault a failed call is. What is the request's would fail anywhere, and says nothing of the provider; a rate
 limit is nobody's."""
-StopReason = Literal["end_turn", "tool_use", "max_tokens", "pause_turn", "refusal"]
-"""Why the model stopped. After `max_tokens`, which a full window is too, and `pause_turn` it had more to say."""
+StopReason = Literal["end_turn", "tool_use", "max_tokens", "max_output_bytes", "pause_turn", "refusal"]
+"""Why the model stopped. After `max_tokens`, which a full window is too, and `pause_turn` it had more to say; so it had
+where `max_output_bytes` cut it, which is our limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,14 @@ class CallMeter:
     stop_reason: StopReason = "end_turn"
     failure: ProviderError | None = None
     heard: Callable[[RateLimits], None] = _unheard
+    most_bytes: int | None = None
+    """Of the answer: what comes after so many is not wanted."""
+
+    def receive(self, text: str) -> None:
+        """A piece of the answer came. Raises `OutputLimitError` where it is more than is wanted."""
+        self.received_bytes += len(text.encode())
+        if self.most_bytes is not None and self.received_bytes > self.most_bytes:
+            raise OutputLimitError
 
     @property
     def unanswered(self) -> bool:
@@ -149,6 +158,10 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Close its connections."""
+
+
+class OutputLimitError(Exception):
+    """The model says more than it may; no fault of its provider's, and no reason to ask anew."""
 
 
 class ProviderError(Exception):

@@ -31,6 +31,14 @@ def client(api_key: str, base_url: str | None, timeout: httpx2.Timeout, connecti
     )
 
 
+async def connect(client: AsyncOpenAI) -> None:
+    """Open a connection, by asking for what costs nothing. Raises `ProviderError`."""
+    try:
+        await client.models.list()
+    except RAISED as error:
+        raise translate(error) from error
+
+
 def usage(input_tokens: int, output_tokens: int, input_details: Any, output_details: Any) -> Usage:
     """OpenAI counts what was read from and written to the cache as a part of the input: it is taken out here."""
     read = getattr(input_details, "cached_tokens", None) or 0

@@ -19,9 +19,16 @@ from agent_worker.providers.base import (
 )
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
 from common.contracts.usage import Usage
 
 _STOP: dict[str, StopReason] = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+_CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {**_CHUNK, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "."}}]},
+    {**_CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {**_CHUNK, "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}},
+)
 
 
 class OpenAIChat:
@@ -47,6 +54,12 @@ class OpenAIChat:
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        await sdk.connect(self._client)
+        async with answering(_REHEARSED) as nowhere:
+            await rehearse(OpenAIChat(self._client.with_options(http_client=nowhere)))
+
     async def close(self) -> None:
         """See `Provider.close`."""
         await self._client.close()
@@ -63,7 +76,7 @@ async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
         for choice in chunk.choices or ():
             # A refusal is told in a field of its own, and then ends like any other answer.
             if said := choice.delta.content or choice.delta.refusal:
-                meter.received_bytes += len(said.encode())
+                meter.receive(said)
                 yield TextDelta(said)
             refused = refused or bool(choice.delta.refusal)
             for fragment in choice.delta.tool_calls or ():
@@ -89,7 +102,7 @@ def _collect(calls: dict[int, tuple[str, str, list[str]]], fragment: Any, meter:
     if fragment.index not in calls:
         calls[fragment.index] = (fragment.id, fragment.function.name or "", [])
     text = fragment.function.arguments or ""
-    meter.received_bytes += len(text.encode())
+    meter.receive(text)
     calls[fragment.index][2].append(text)
 
 

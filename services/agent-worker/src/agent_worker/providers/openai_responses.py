@@ -11,6 +11,24 @@ from agent_worker.providers import openai as sdk
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, TransientError, Turn
 from agent_worker.providers.rate_limits import rate_limits
 from agent_worker.providers.tool_calls import tool_call
+from agent_worker.providers.warming import answering, rehearse
+
+_WHERE = {"item_id": "i", "output_index": 0, "content_index": 0}
+_REHEARSED: tuple[dict[str, Any], ...] = (
+    {"type": "response.output_text.delta", "sequence_number": 0, "delta": ".", "logprobs": [], **_WHERE},
+    {
+        "type": "response.completed",
+        "sequence_number": 1,
+        "response": {
+            "id": "r",
+            "object": "response",
+            "created_at": 0,
+            "model": "m",
+            "status": "completed",
+            "output": [],
+        },
+    },
+)
 
 
 class OpenAIResponses:
@@ -36,6 +54,12 @@ class OpenAIResponses:
         if not meter.complete:
             raise TransientError("stream_cut", "the provider's stream ended before the answer did")
 
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        await sdk.connect(self._client)
+        async with answering(_REHEARSED) as nowhere:
+            await rehearse(OpenAIResponses(self._client.with_options(http_client=nowhere)))
+
     async def close(self) -> None:
         """See `Provider.close`."""
         await self._client.close()
@@ -44,12 +68,12 @@ class OpenAIResponses:
 async def _pieces(events: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerator[Piece, None]:
     async for event in events:
         if event.type in ("response.output_text.delta", "response.refusal.delta"):
-            meter.received_bytes += len(event.delta.encode())
+            meter.receive(event.delta)
             if event.type == "response.refusal.delta":
                 meter.stop_reason = "refusal"
             yield TextDelta(event.delta)
         elif event.type == "response.function_call_arguments.delta":
-            meter.received_bytes += len(event.delta.encode())
+            meter.receive(event.delta)
         elif event.type == "response.output_item.done" and event.item.type == "function_call":
             meter.stop_reason = "tool_use"
             yield tool_call(event.item.call_id, event.item.name, [event.item.arguments])

@@ -17,6 +17,7 @@ from time import monotonic
 import structlog
 
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError
+from agent_worker.providers.warming import Warmable
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 2.0
@@ -92,6 +93,12 @@ class Rotating:
                 return
             finally:
                 keyed.calls -= 1
+
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        for keyed in list(self._current.values()):
+            if isinstance(keyed.provider, Warmable):
+                await keyed.provider.warm_up()
 
     async def close(self) -> None:
         """See `Provider.close`."""
