@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCAL := $(PY) -m deploy.local
 SOURCES := $(wildcard libs/*/src services/*/src) deploy tests benchmarks
 
-.PHONY: setup demo test up down logs ps topology check proof prove-cap bench bench-fairness bench-replay bench-money bench-run compose-test help
+.PHONY: setup demo test up down logs ps topology check proof prove-cap chaos bench bench-fairness bench-replay bench-money bench-run compose-test help
 
 setup: ## build .venv from the lock (skipped when it is current)
 	@deploy/local/setup.sh
@@ -41,6 +41,9 @@ proof: setup ## prove all books of the running stack: caps, holds, usage, invoic
 
 prove-cap: setup ## attack the money on a stack of its own, then prove every book (ARGS="--tenants 24 --runs 25")
 	@$(PY) -m tests.proving $(ARGS)
+
+chaos: setup ## kill a run's worker at every point of the run, on a stack of its own (ARGS="--first 10 --last 20")
+	@$(PY) -m tests.chaos $(ARGS)
 
 bench: setup ## measure, print the table (ARGS=submit for one, ARGS=--save to keep all in docs/)
 	@$(PY) -m benchmarks $(ARGS)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -76,8 +77,8 @@ class Stage:
         """The broker's management API, as its administrator."""
         return httpx2.Client(base_url=self.servers.rabbit_management_url, timeout=15)
 
-    def new_tenant(self, **terms: str) -> UUID:
-        """A tenant with a plan of its own; caps, markup, allowance and fee by the names of the plan's columns."""
+    def new_tenant(self, since: date | None = None, /, **terms: str) -> UUID:
+        """A tenant with a plan of its own; caps, markup, allowance and fee by the plan's columns."""
         tenant, plan = uuid4(), f"plan-{uuid4()}"
         caps = ("run_cap_usd", "user_day_cap_usd", "tenant_day_cap_usd", "tenant_month_cap_usd")
         columns = {**dict.fromkeys(caps, "1000"), **terms}
@@ -89,7 +90,11 @@ class Stage:
                 ).format(SQL(", ").join(map(Identifier, columns)), SQL(", ").join(SQL("%s") for _ in columns)),
                 (plan, *columns.values()),
             )
-            connection.execute("INSERT INTO identity.tenants VALUES (%s, 'test', %s)", (tenant, plan))
+            connection.execute(
+                "INSERT INTO identity.tenants (tenant_id, name, plan, created_at)"
+                " VALUES (%s, 'test', %s, coalesce(%s, now()))",
+                (tenant, plan, since),
+            )
         return tenant
 
 

@@ -46,9 +46,12 @@ Settings: TypeAlias = Mapping[str, Mapping[str, str]]
 class Stack:
     """The running services. `keys` are API keys by tier, `tenants` the tenants they belong to."""
 
-    def __init__(self, stage: Stage, ports: Ports, logs: Path, settings: Settings) -> None:
+    def __init__(
+        self, stage: Stage, ports: Ports, logs: Path, settings: Settings, modules: Mapping[str, str] | None = None
+    ) -> None:
         self.stage = stage
         self._settings = settings
+        self._modules = {**_MODULES, **(modules or {})}
         self.url = f"http://{HOST}:{ports['gateway']}"
         self.simulator = f"http://{HOST}:{ports['simulator']}"
         self.keys: dict[str, str] = {}
@@ -61,7 +64,7 @@ class Stack:
     def start(self, name: str) -> None:
         """Start one service and wait until it is ready."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", _MODULES[name]]
+            command = [sys.executable, "-m", self._modules[name]]
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(ENTER), str(os.getpid()), "-", "-", *command],
                 env={**self._environment(name), **self._settings.get(name, {})},
@@ -251,11 +254,18 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def running(
-    stage: Stage, logs: Path, services: Sequence[str] = SERVICES, settings: Settings = MappingProxyType({})
+    stage: Stage,
+    logs: Path,
+    services: Sequence[str] = SERVICES,
+    settings: Settings = MappingProxyType({}),
+    modules: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Services on a stage, with a tenant of each tier where there is a gateway; stopped when the context ends."""
+    """Services on a stage, with a tenant of each tier where there is a gateway; stopped when the context ends.
+
+    `modules` are run in place of some services' own.
+    """
     with ExitStack() as cleanup:
-        stack = Stack(stage, cleanup.enter_context(Ports()), logs, settings)
+        stack = Stack(stage, cleanup.enter_context(Ports()), logs, settings, modules)
         cleanup.callback(stack.stop)
         for name in services:
             stack.start(name)

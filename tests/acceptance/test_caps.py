@@ -55,7 +55,7 @@ async def test_beyond_the_running_tasks_of_a_plan_they_wait_without_a_slot(stack
             return [row["id"] for row in rows]
 
         waiting = (await shown(client, (await eventually(parked))[-1], "parked"))["parked"]
-        assert waiting == {"reason": "running_cap", "until": None, "key": None}
+        assert waiting == {"reason": "running_cap", "until": None, "key": None, "calls": None}
         ran = await all_ended(stack, tasks)
         assert await parked() == []
     assert max(seen) == 2

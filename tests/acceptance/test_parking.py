@@ -109,7 +109,7 @@ async def test_the_key_of_a_killed_worker_passes_on_after_its_lease(stack: Stack
         await eventually(lambda: stack.all_started([first["id"]]))
         second = await submit(client, "Short [[sim tokens=2]]", concurrency_key="one")
         waiting = await shown(client, second["id"], "parked")
-        assert waiting["parked"] == {"reason": "concurrency_key", "until": None, "key": "one"}
+        assert waiting["parked"] == {"reason": "concurrency_key", "until": None, "key": "one", "calls": None}
         victim = await stack.worker_of(first["id"])
         stack.kill(victim)
         lease = (await stack.rows("SELECT lease_until FROM runtime.runs WHERE task_id = $1", UUID(first["id"])))[0][0]

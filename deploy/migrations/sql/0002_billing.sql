@@ -43,6 +43,8 @@ CREATE TABLE billing.holds (
   provider text NOT NULL,
   model text NOT NULL,
   price_id bigint NOT NULL REFERENCES billing.prices,
+  -- What the call will probably read. NULL: nobody has said.
+  input_estimate bigint,
   amount numeric(20, 10) NOT NULL CHECK (amount >= 0),
   charged numeric(20, 10) CHECK (charged BETWEEN 0 AND amount),
   state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'in_doubt', 'settled', 'voided')),
@@ -50,8 +52,11 @@ CREATE TABLE billing.holds (
   opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   doubted_at timestamptz,
   resolved_at timestamptz,
+  -- By what billing resolved a hold in doubt itself; of one whose record came after all it says nothing.
+  policy text CHECK (policy IN ('received', 'platform_pays')),
   CHECK ((state = 'settled') = (charged IS NOT NULL))
 ) WITH (fillfactor = 70);
+CREATE INDEX holds_doubted ON billing.holds (doubted_at, attempt_id) WHERE doubted_at IS NOT NULL;
 CREATE INDEX holds_unresolved ON billing.holds (opened_at) WHERE state IN ('open', 'in_doubt');
 CREATE INDEX holds_of_task ON billing.holds (task_id);
 CALL identity.protect('billing.holds', 'laneway_billing');
@@ -159,20 +164,11 @@ CREATE FUNCTION billing.queue_for(p_tenants uuid[]) RETURNS void LANGUAGE sql AS
   FROM (SELECT DISTINCT hashtext(u.tenant_id::text) AS key FROM unnest(p_tenants) AS u (tenant_id) ORDER BY 1) AS t
 $$;
 
--- Locks the balances that holds of these calls would be added to, as far as they exist, in the order of their key.
-CREATE FUNCTION billing.lock_balances(p_tenants uuid[], p_tasks uuid[], p_users text[], p_conversations uuid[])
-RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM FROM billing.balances b WHERE (b.tenant_id, b.scope, b.subject, b.period) IN (
-    SELECT c.tenant_id, s.scope, s.subject, s.period
-    FROM unnest(p_tenants, p_tasks, p_users, p_conversations) AS c (tenant_id, task_id, user_id, conversation_id)
-    CROSS JOIN LATERAL (SELECT billing.day_at(c.tenant_id, clock_timestamp()) AS today) AS d
-    CROSS JOIN LATERAL (VALUES
-      ('conversation', c.conversation_id::text, 'epoch'::date), ('run', c.task_id::text, 'epoch'::date),
-      ('tenant_day', '', d.today), ('tenant_month', '', date_trunc('month', d.today)::date),
-      ('user_day', c.user_id, d.today)) AS s (scope, subject, period))
-  ORDER BY b.tenant_id, b.scope, b.subject, b.period FOR NO KEY UPDATE OF b;
-END $$;
+-- Only products, which are exact: a quotient would be rounded once before.
+CREATE FUNCTION billing.worst_case(p_input_bound bigint, p_input_mtok numeric, p_max_output bigint, p_output_mtok numeric,
+  p_markup_percent numeric) RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT round((p_input_bound * p_input_mtok + p_max_output * p_output_mtok) * 0.000001 * (1 + p_markup_percent * 0.01), 10)
+$$;
 
 -- Takes a hold for the worst case of one model call against every scope at once, or against none.
 -- verdict: 'held' | 'wait' | 'exceeded' | 'unpriced' | 'not_allowed' (`allowed` are the plan's models). Taking the same
@@ -181,7 +177,7 @@ END $$;
 CREATE FUNCTION billing.reserve(
   p_attempt uuid, p_tenant uuid, p_user text, p_task uuid, p_fence integer, p_step integer, p_call integer,
   p_provider text, p_model text, p_input_bound bigint, p_max_output bigint, p_run_cap numeric,
-  p_conversation uuid DEFAULT NULL,
+  p_conversation uuid DEFAULT NULL, p_input_estimate bigint DEFAULT NULL,
   OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
   OUT renews_at timestamptz, OUT allowed text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -208,9 +204,7 @@ BEGIN
     verdict := 'not_allowed'; allowed := plan.allowed_models;
     RETURN;
   END IF;
-  -- Only products, which are exact: a quotient would be rounded once before.
-  amount := round((p_input_bound * price.input_ceiling_mtok + p_max_output * price.output_mtok) * 0.000001
-                  * (1 + plan.markup_percent * 0.01), 10);
+  amount := billing.worst_case(p_input_bound, price.input_ceiling_mtok, p_max_output, price.output_mtok, plan.markup_percent);
   today := billing.day_at(p_tenant, at);
   periods := ARRAY['epoch'::date, 'epoch'::date, today, date_trunc('month', today)::date, today];
   SELECT array_agg(CASE s.scope WHEN 'run' THEN least(c.cap, p_run_cap) ELSE c.cap END ORDER BY s.n) INTO caps
@@ -234,10 +228,103 @@ BEGIN
     RETURN;
   END;
   INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
-                             price_id, markup_percent, amount, day)
+                             price_id, markup_percent, input_estimate, amount, day)
   VALUES (p_attempt, p_tenant, p_user, p_task, p_conversation, p_fence, p_step, p_call, p_provider, p_model,
-          price.price_id, plan.markup_percent, amount, today);
+          price.price_id, plan.markup_percent, p_input_estimate, amount, today);
   verdict := 'held';
 END $$;
-REVOKE ALL ON FUNCTION billing.reserve, billing.hold_in, billing.queue_for, billing.lock_balances FROM PUBLIC;
+-- Holds that were ever in doubt, of one tenant or of all, the newest first, from before a place in that order: with what
+-- became of them. `resolved` NULL: both those that are and those that are not.
+CREATE FUNCTION billing.doubts(p_tenant uuid, p_resolved boolean, p_before timestamptz, p_before_attempt uuid, p_limit integer)
+RETURNS TABLE (attempt_id uuid, tenant_id uuid, task_id uuid, user_id text, provider text, model text, amount numeric,
+               charged numeric, opened_at timestamptz, doubted_at timestamptz, resolved_at timestamptz, policy text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT h.attempt_id, h.tenant_id, h.task_id, h.user_id, h.provider, h.model, h.amount, h.charged, h.opened_at,
+         h.doubted_at, h.resolved_at, CASE WHEN h.state = 'settled' THEN coalesce(h.policy, 'own_record') ELSE h.policy END
+  FROM billing.holds h
+  WHERE h.doubted_at IS NOT NULL AND (p_tenant IS NULL OR h.tenant_id = p_tenant)
+    AND (p_resolved IS NULL OR p_resolved = (h.state IN ('settled', 'voided')))
+    AND (p_before IS NULL OR (h.doubted_at, h.attempt_id) < (p_before, p_before_attempt))
+  ORDER BY h.doubted_at DESC, h.attempt_id DESC LIMIT p_limit
+$$;
+REVOKE ALL ON FUNCTION billing.doubts FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing.doubts TO laneway_gateway;
+
+
+-- Takes the holds of many calls at once, of every tenant whose calls fit together into all their scopes: each balance is
+-- changed once for all of them. Answers their places in the arrays and their amounts. What is absent is for `reserve`: of a
+-- tenant for which they do not all fit, or held already, or without a price or leave. NULL is no attempt, and passed by.
+-- The caller has queued for the tenants, so that what fits now fits until it commits.
+-- One plan for all batches, which goes by keys: it is made while the tables are small, and kept when they are not.
+CREATE FUNCTION billing.reserve_together(
+  p_attempts uuid[], p_tenants uuid[], p_users text[], p_tasks uuid[], p_fences integer[], p_steps integer[],
+  p_calls integer[], p_providers text[], p_models text[], p_input_bounds bigint[], p_max_outputs bigint[],
+  p_run_caps numeric[], p_conversations uuid[], p_input_estimates bigint[])
+RETURNS TABLE (n integer, amount numeric)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+  at timestamptz;
+  places integer[]; amounts numeric[]; price_ids bigint[]; markups numeric[]; days date[];
+  to_change bigint; changed bigint;
+BEGIN
+  -- Whoever changes the tenants' caps, or their time zones, waits for the holds that go by the old ones.
+  PERFORM pg_advisory_xact_lock_shared(7316017, t.key)
+  FROM (SELECT DISTINCT hashtext(u.tenant_id::text) AS key FROM unnest(p_tenants) AS u (tenant_id) ORDER BY 1) AS t;
+  at := clock_timestamp();
+  WITH asked AS MATERIALIZED (
+    SELECT DISTINCT ON (c.attempt_id) c.n::integer, c.attempt_id, c.tenant_id, c.user_id, c.task_id, c.run_cap,
+      c.conversation_id, p.price_id, q.markup_percent, billing.day_at(c.tenant_id, at) AS today,
+      billing.worst_case(c.input_bound, p.input_ceiling_mtok, c.max_output, p.output_mtok, q.markup_percent) AS amount
+    FROM unnest(p_attempts, p_tenants, p_users, p_tasks, p_providers, p_models, p_input_bounds, p_max_outputs, p_run_caps,
+                p_conversations) WITH ORDINALITY
+      AS c (attempt_id, tenant_id, user_id, task_id, provider, model, input_bound, max_output, run_cap, conversation_id, n)
+    JOIN identity.tenants t ON t.tenant_id = c.tenant_id JOIN identity.plans q ON q.name = t.plan
+    JOIN billing.prices p ON p.provider = c.provider AND p.model = c.model AND p.superseded_at IS NULL
+      AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at)
+    WHERE c.attempt_id IS NOT NULL AND (c.model <> ALL (q.allowed_models)) IS NOT TRUE
+      AND NOT EXISTS (SELECT FROM billing.holds h WHERE h.attempt_id = c.attempt_id)
+    ORDER BY c.attempt_id, c.n
+  ), scoped AS (
+    SELECT a.tenant_id, s.scope, s.subject, s.period, sum(a.amount) AS amount, min(s.own_cap) AS own_cap
+    FROM asked a CROSS JOIN LATERAL (VALUES
+      ('conversation', a.conversation_id::text, 'epoch'::date, NULL), ('run', a.task_id::text, 'epoch'::date, a.run_cap),
+      ('tenant_day', '', a.today, NULL), ('tenant_month', '', date_trunc('month', a.today)::date, NULL),
+      ('user_day', a.user_id, a.today, NULL)) AS s (scope, subject, period, own_cap)
+    WHERE s.subject IS NOT NULL
+    GROUP BY a.tenant_id, s.scope, s.subject, s.period
+  ), wanted AS MATERIALIZED (
+    SELECT s.tenant_id, s.scope, s.subject, s.period, s.amount, least(c.cap, s.own_cap) AS cap
+    FROM scoped s CROSS JOIN LATERAL billing.cap_of(s.tenant_id, s.scope, s.subject) AS c
+  ), fitting AS MATERIALIZED (
+    SELECT w.tenant_id FROM wanted w
+    LEFT JOIN billing.balances b ON b.tenant_id = w.tenant_id AND b.scope = w.scope AND b.subject = w.subject
+      AND b.period = w.period
+    GROUP BY w.tenant_id
+    HAVING bool_and(w.cap IS NULL OR coalesce(b.charged + b.held, 0) + w.amount <= w.cap)
+  ), put AS (
+    INSERT INTO billing.balances AS b (tenant_id, scope, subject, period, cap, held)
+    SELECT w.tenant_id, w.scope, w.subject, w.period, w.cap, w.amount FROM wanted w JOIN fitting f USING (tenant_id)
+    ORDER BY w.tenant_id, w.scope COLLATE "C", w.subject COLLATE "C", w.period
+    ON CONFLICT (tenant_id, scope, subject, period) DO UPDATE SET held = b.held + excluded.held, cap = excluded.cap
+      WHERE excluded.cap IS NULL OR b.charged + b.held + excluded.held <= excluded.cap
+    RETURNING b.tenant_id
+  )
+  SELECT array_agg(a.n), array_agg(a.amount), array_agg(a.price_id), array_agg(a.markup_percent), array_agg(a.today),
+         (SELECT count(*) FROM wanted w JOIN fitting g USING (tenant_id)), (SELECT count(*) FROM put)
+  INTO places, amounts, price_ids, markups, days, to_change, changed
+  FROM asked a JOIN fitting f USING (tenant_id);
+  IF changed <> to_change THEN
+    RAISE EXCEPTION 'balances were changed by one who did not queue for them' USING ERRCODE = 'serialization_failure';
+  END IF;
+  -- A statement of its own: a hold is younger than the change of a cap that it goes by.
+  INSERT INTO billing.holds (attempt_id, tenant_id, user_id, task_id, conversation_id, fence, step, call, provider, model,
+                             price_id, markup_percent, input_estimate, amount, day)
+  SELECT p_attempts[u.n], p_tenants[u.n], p_users[u.n], p_tasks[u.n], p_conversations[u.n], p_fences[u.n], p_steps[u.n],
+         p_calls[u.n], p_providers[u.n], p_models[u.n], u.price_id, u.markup_percent, p_input_estimates[u.n], u.amount,
+         u.today
+  FROM unnest(places, price_ids, markups, amounts, days) AS u (n, price_id, markup_percent, amount, today);
+  RETURN QUERY SELECT u.n, u.amount FROM unnest(places, amounts) AS u (n, amount);
+END $$;
+REVOKE ALL ON FUNCTION billing.reserve, billing.reserve_together, billing.hold_in, billing.queue_for FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION billing.queue_for TO laneway_billing;

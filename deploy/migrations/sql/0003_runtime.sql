@@ -139,6 +139,7 @@ CREATE FUNCTION runtime.begin_call(
   p_task uuid, p_fence integer, p_saved_step integer, p_last_seq integer, p_state jsonb,
   p_attempt uuid, p_step integer, p_call integer, p_user text, p_provider text, p_model text,
   p_input_bound bigint, p_max_output bigint, p_run_cap numeric, p_conversation uuid DEFAULT NULL,
+  p_input_estimate bigint DEFAULT NULL,
   OUT verdict text, OUT scope text, OUT amount numeric, OUT cap numeric, OUT subject text, OUT missing numeric,
   OUT renews_at timestamptz, OUT allowed text[], OUT waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -157,7 +158,7 @@ BEGIN
   IF p_attempt IS NULL THEN verdict := 'held'; RETURN; END IF;
   SELECT r.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed
   FROM billing.reserve(p_attempt, run.tenant_id, p_user, p_task, p_fence, p_step, p_call, p_provider, p_model,
-                       p_input_bound, p_max_output, p_run_cap, p_conversation) r;
+                       p_input_bound, p_max_output, p_run_cap, p_conversation, p_input_estimate) r;
   waited := extract(epoch FROM clock_timestamp() - coalesce(run.waits_for_holds_since, clock_timestamp()));
   IF (verdict = 'wait') <> (run.waits_for_holds_since IS NOT NULL) THEN
     UPDATE runtime.runs r SET waits_for_holds_since = CASE verdict WHEN 'wait' THEN clock_timestamp() END
@@ -165,29 +166,65 @@ BEGIN
   END IF;
 END $$;
 
--- Calls of many runs in one transaction, so that its commit, and the lock of a tenant's balances, are waited for once.
--- The arrays are parallel, and sorted by tenant. Locks are taken in everyone's order: runs by id, then balances by key.
--- What does not exist yet is in nobody's way: a run's own balance is its own, and the others come after their tenant's.
+-- What `begin_call` does before the hold, for many runs at once. Answers the attempts that need nothing but their hold, each
+-- in its place; NULL where another has the run, it is to be cancelled, waits for open holds, or makes no call.
+CREATE FUNCTION runtime.ready_for_calls(p_tenants uuid[], p_tasks uuid[], p_fences integer[], p_saved_steps integer[],
+  p_last_seqs integer[], p_states text[], p_attempts uuid[], p_calls integer[], OUT ready uuid[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+  WITH locked AS MATERIALIZED (
+    SELECT r.* FROM runtime.runs r WHERE r.task_id = ANY (p_tasks) ORDER BY r.task_id FOR NO KEY UPDATE
+  ), begun AS MATERIALIZED (
+    SELECT c.*, l.cancel_requested_at IS NULL AND l.waits_for_holds_since IS NULL AS ready
+    FROM unnest(p_tenants, p_tasks, p_fences, p_attempts, p_calls, p_saved_steps, p_last_seqs, p_states) WITH ORDINALITY
+      AS c (tenant_id, task_id, fence, attempt_id, call, saved_step, last_seq, state, n)
+    JOIN locked l ON l.task_id = c.task_id AND l.fence = c.fence AND l.tenant_id = c.tenant_id AND l.status = 'running'
+  ), counted AS (
+    UPDATE runtime.runs r SET calls = greatest(r.calls, b.call)
+    FROM (SELECT task_id, max(call) AS call FROM begun GROUP BY task_id) AS b WHERE r.task_id = b.task_id
+  ), saved AS (
+    INSERT INTO runtime.steps (task_id, step, tenant_id, fence, last_seq, state)
+    SELECT b.task_id, b.saved_step, b.tenant_id, b.fence, b.last_seq, b.state::jsonb FROM begun b
+    WHERE b.saved_step IS NOT NULL
+    ON CONFLICT (task_id, step) DO NOTHING
+  )
+  SELECT array_agg(CASE WHEN b.ready THEN b.attempt_id END ORDER BY i.n) INTO ready
+  FROM generate_series(1, cardinality(p_tasks)) AS i (n) LEFT JOIN begun b USING (n);
+END $$;
+
+-- Calls of many runs in one transaction, so that its commit, and the turn at a tenant's balances, are waited for once. The
+-- arrays are parallel, and sorted by tenant. Locks are taken in everyone's order: runs by id, then tenants, then balances.
+-- Most calls fit into their budgets: all holds of a tenant are taken together then. The others are asked for one by one.
 CREATE FUNCTION runtime.begin_calls(
   p_tenants uuid[], p_tasks uuid[], p_fences integer[], p_saved_steps integer[], p_last_seqs integer[], p_states text[],
   p_attempts uuid[], p_steps integer[], p_calls integer[], p_users text[], p_providers text[], p_models text[],
-  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[], p_conversations uuid[])
+  p_input_bounds bigint[], p_max_outputs bigint[], p_run_caps numeric[], p_conversations uuid[],
+  p_input_estimates bigint[])
 RETURNS TABLE (verdict text, scope text, amount numeric, cap numeric, subject text, missing numeric,
                renews_at timestamptz, allowed text[], waited double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE ready uuid[]; amounts numeric[];
 BEGIN
-  IF cardinality(p_tasks) > 1 THEN
-    PERFORM FROM runtime.runs r WHERE r.task_id = ANY (p_tasks) ORDER BY r.task_id FOR NO KEY UPDATE;
-  END IF;
+  ready := runtime.ready_for_calls(p_tenants, p_tasks, p_fences, p_saved_steps, p_last_seqs, p_states, p_attempts, p_calls);
   PERFORM billing.queue_for(p_tenants);
-  IF cardinality(p_tasks) > 1 THEN
-    PERFORM billing.lock_balances(p_tenants, p_tasks, p_users, p_conversations);
-  END IF;
+  -- By place; NULL is to be asked for.
+  amounts := ARRAY(
+    SELECT t.amount
+    FROM billing.reserve_together(ready, p_tenants, p_users, p_tasks, p_fences, p_steps, p_calls, p_providers, p_models,
+                                  p_input_bounds, p_max_outputs, p_run_caps, p_conversations,
+                                  p_input_estimates) AS t
+    RIGHT JOIN generate_series(1, cardinality(p_tasks)) AS i (n) USING (n) ORDER BY i.n);
   FOR i IN 1..cardinality(p_tasks) LOOP
-    SELECT b.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed, waited FROM runtime.begin_call(
-      p_tasks[i], p_fences[i], p_saved_steps[i], p_last_seqs[i], p_states[i]::jsonb, p_attempts[i], p_steps[i],
-      p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i],
-      p_conversations[i]) b;
+    IF amounts[i] IS NOT NULL THEN
+      verdict := 'held'; amount := amounts[i]; waited := 0;
+      scope := NULL; cap := NULL; subject := NULL; missing := NULL; renews_at := NULL; allowed := NULL;
+    ELSE
+      SELECT b.* INTO verdict, scope, amount, cap, subject, missing, renews_at, allowed, waited FROM runtime.begin_call(
+        p_tasks[i], p_fences[i], p_saved_steps[i], p_last_seqs[i], p_states[i]::jsonb, p_attempts[i], p_steps[i],
+        p_calls[i], p_users[i], p_providers[i], p_models[i], p_input_bounds[i], p_max_outputs[i], p_run_caps[i],
+        p_conversations[i], p_input_estimates[i]) b;
+    END IF;
     RETURN NEXT;
   END LOOP;
 END $$;
@@ -278,8 +315,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   ON CONFLICT (task_id) DO NOTHING
 $$;
 
-REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.begin_calls, runtime.finish, runtime.release,
-  runtime.cancel, runtime.refuse FROM PUBLIC;
+REVOKE ALL ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_call, runtime.begin_calls, runtime.ready_for_calls,
+  runtime.finish, runtime.release, runtime.cancel, runtime.refuse FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.renew, runtime.begin_calls, runtime.finish, runtime.release TO laneway_worker;
 -- The persister ends the runs of tasks whose message died.
 GRANT EXECUTE ON FUNCTION runtime.acquire, runtime.finish TO laneway_persister;

@@ -37,6 +37,7 @@ ALTER TABLE billing.ledger
   ALTER COLUMN month SET NOT NULL,
   ALTER COLUMN kind DROP DEFAULT,
   DROP CONSTRAINT ledger_pkey,
+  DROP CONSTRAINT ledger_price_id_fkey,  -- see refuse_unfounded
   ALTER COLUMN attempt_id DROP NOT NULL,
   ADD PRIMARY KEY (entry_id, account),
   ADD CHECK (account IN ('receivable', 'revenue', 'allowance', 'cost', 'variance') OR account LIKE 'payable:_%'),
@@ -55,22 +56,27 @@ CREATE INDEX ledger_corrections ON billing.ledger (attempt_id) WHERE kind IN ('r
 CREATE UNIQUE INDEX ledger_reversed_once ON billing.ledger (reverses, account) WHERE reverses IS NOT NULL;
 
 -- What an entry names must be there and be its tenant's, a charge must fit its hold, and a reversal must be all of what it
--- reverses. Looked up once for a whole statement: as foreign keys these would be three look-ups for each line.
-CREATE FUNCTION billing.refuse_unfounded() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE wrong uuid;
+-- reverses. Looked up once for a whole statement: as foreign keys these would be three look-ups for each line. By keys
+-- alone: what is posted has no statistics, and its plan is kept while the tables grow.
+CREATE FUNCTION billing.refuse_unfounded() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE wrong uuid; why text;
 BEGIN
-  SELECT p.entry_id INTO wrong FROM posted p
+  SELECT p.entry_id, CASE
+    WHEN u.attempt_id IS NULL THEN 'names a usage record that its tenant has not'
+    WHEN r.price_id IS NULL THEN 'names a price that the book has not'
+    ELSE 'names a hold that its tenant has not, or charges more than was held' END
+  INTO wrong, why
+  FROM (SELECT o.entry_id, o.tenant_id, o.attempt_id, o.hold_id, o.price_id,
+               max(o.amount) FILTER (WHERE o.account = 'receivable') AS charge
+        FROM posted o WHERE o.attempt_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5) AS p
   LEFT JOIN billing.usage u ON u.attempt_id = p.attempt_id AND u.tenant_id = p.tenant_id
-  WHERE p.attempt_id IS NOT NULL AND u.attempt_id IS NULL LIMIT 1;
-  IF FOUND THEN
-    RAISE EXCEPTION 'entry % names a usage record that its tenant has not', wrong USING ERRCODE = 'foreign_key_violation';
-  END IF;
-  SELECT p.entry_id INTO wrong FROM posted p
+  LEFT JOIN billing.prices r ON r.price_id = p.price_id
   LEFT JOIN billing.holds h ON h.attempt_id = p.hold_id AND h.tenant_id = p.tenant_id
-  WHERE p.hold_id IS NOT NULL AND (h.attempt_id IS NULL OR p.account = 'receivable' AND p.amount > h.amount) LIMIT 1;
+  WHERE u.attempt_id IS NULL OR r.price_id IS NULL OR p.hold_id IS NOT NULL AND h.attempt_id IS NULL OR p.charge > h.amount
+  LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'entry % names a hold that its tenant has not, or charges more than was held', wrong
-      USING ERRCODE = 'foreign_key_violation';
+    RAISE EXCEPTION 'entry % %', wrong, why USING ERRCODE = 'foreign_key_violation';
   END IF;
   SELECT p.entry_id INTO wrong FROM posted p
   LEFT JOIN billing.ledger l ON l.entry_id = p.reverses AND l.account = p.account AND l.tenant_id = p.tenant_id
@@ -105,7 +111,47 @@ ALTER TABLE billing.usage ENABLE ALWAYS TRIGGER kept;
 ALTER TABLE billing.holds ENABLE ALWAYS TRIGGER kept;
 ALTER TABLE billing.prices ENABLE ALWAYS TRIGGER kept;
 
--- A month that was closed, with the plan's terms of that moment, which later corrections of the month go by.
+-- Which plan a tenant has had since when, for ever: `day` is the tenant's day then, from which on the plan's fee counts.
+-- The first one has no beginning of its own: it is the tenant's. Written by a trigger, so that nothing gets round it.
+CREATE TABLE identity.tenant_plans (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id uuid NOT NULL,
+  plan text NOT NULL REFERENCES identity.plans,
+  day date NOT NULL,
+  since timestamptz NOT NULL DEFAULT clock_timestamp(),
+  set_by text NOT NULL,
+  reason text NOT NULL
+);
+CREATE INDEX tenant_plans_of_tenant ON identity.tenant_plans (tenant_id, day, id);
+CALL identity.protect('identity.tenant_plans', 'laneway_billing');
+GRANT SELECT ON identity.tenant_plans TO laneway_billing, laneway_gateway;
+INSERT INTO identity.tenant_plans (tenant_id, plan, day, since, set_by, reason)
+SELECT t.tenant_id, t.plan, '-infinity', t.created_at, session_user, '' FROM identity.tenants t;
+
+-- Who it is and why is said by `identity.put_plan`; else it is whoever has connected.
+CREATE FUNCTION identity.keep_plan() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO identity.tenant_plans (tenant_id, plan, day, set_by, reason)
+  VALUES (NEW.tenant_id, NEW.plan,
+          CASE TG_OP WHEN 'INSERT' THEN '-infinity' ELSE billing.day_at(NEW.tenant_id, clock_timestamp()) END,
+          coalesce(nullif(current_setting('laneway.plan_by', true), ''), session_user),
+          coalesce(current_setting('laneway.plan_reason', true), ''));
+  RETURN NULL;
+END $$;
+CREATE TRIGGER begins AFTER INSERT ON identity.tenants FOR EACH ROW EXECUTE FUNCTION identity.keep_plan();
+CREATE TRIGGER changes AFTER UPDATE OF plan ON identity.tenants
+  FOR EACH ROW WHEN (OLD.plan IS DISTINCT FROM NEW.plan) EXECUTE FUNCTION identity.keep_plan();
+CREATE FUNCTION identity.refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'the history of plans is append-only' USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON identity.tenant_plans
+  FOR EACH STATEMENT EXECUTE FUNCTION identity.refuse_rewriting();
+ALTER TABLE identity.tenant_plans ENABLE ALWAYS TRIGGER append_only;
+
+-- A month that was closed, with what its plans came to then, which later corrections of the month go by. `plan` is the one
+-- of its last day.
 CREATE TABLE billing.months (
   tenant_id uuid NOT NULL,
   month date NOT NULL CHECK (month = date_trunc('month', month)),
@@ -118,5 +164,53 @@ CREATE TABLE billing.months (
 CALL identity.protect('billing.months', 'laneway_billing');
 GRANT SELECT, INSERT ON billing.months TO laneway_billing;
 GRANT SELECT ON billing.months TO laneway_gateway;
+
+-- Of how many of its days the tenant had which plan, and what that comes to: the sums are those of `billing.months`.
+CREATE TABLE billing.month_plans (
+  tenant_id uuid NOT NULL,
+  month date NOT NULL,
+  plan text NOT NULL,
+  days integer NOT NULL,
+  of_days integer NOT NULL,
+  fee_usd numeric(20, 10) NOT NULL,
+  allowance_usd numeric(20, 10) NOT NULL,
+  PRIMARY KEY (tenant_id, month, plan),
+  FOREIGN KEY (tenant_id, month) REFERENCES billing.months,
+  CHECK (days BETWEEN 1 AND of_days)
+);
+CALL identity.protect('billing.month_plans', 'laneway_billing');
+GRANT SELECT, INSERT ON billing.month_plans TO laneway_billing;
+GRANT SELECT ON billing.month_plans TO laneway_gateway;
+
+-- A tenant's month by its plans, as they are known now: each day is its last plan's, and those before the tenant began are
+-- nobody's. A share is a product before it is a quotient, so that it is rounded once, and a whole month is not at all.
+CREATE FUNCTION billing.plans_of_month(p_tenant uuid, p_month date)
+RETURNS TABLE (plan text, days integer, of_days integer, fee numeric, allowance numeric, lasts boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH began AS (
+    SELECT (p_month + interval '1 month')::date AS ends,
+           greatest(p_month, (t.created_at AT TIME ZONE t.time_zone)::date) AS begins
+    FROM identity.tenants t WHERE t.tenant_id = p_tenant
+  ), changes AS (
+    SELECT DISTINCT ON (h.day) h.day, h.plan FROM identity.tenant_plans h
+    WHERE h.tenant_id = p_tenant ORDER BY h.day, h.id DESC
+  ), spans AS (
+    SELECT c.plan, b.ends, greatest(c.day, b.begins) AS from_day,
+           least(coalesce(lead(c.day) OVER (ORDER BY c.day), b.ends), b.ends) AS until_day
+    FROM changes c CROSS JOIN began b
+  ), summed AS (
+    SELECT s.plan, sum(s.until_day - s.from_day)::integer AS days, max(s.ends) - p_month AS of_days,
+           bool_or(s.until_day = s.ends) AS lasts
+    FROM spans s WHERE s.until_day > s.from_day GROUP BY s.plan
+  )
+  SELECT s.plan, s.days, s.of_days, round(q.monthly_fee_usd * s.days / s.of_days, 10),
+         round(q.free_allowance_usd * s.days / s.of_days, 10), s.lasts
+  FROM summed s JOIN identity.plans q ON q.name = s.plan;
+END $$;
+REVOKE ALL ON FUNCTION billing.plans_of_month FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing.plans_of_month TO laneway_billing, laneway_gateway;
 
 RESET ROLE;

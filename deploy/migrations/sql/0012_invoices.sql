@@ -2,10 +2,10 @@ SET ROLE laneway_owner;
 
 -- What a tenant's invoice for a month says by what is posted now: usage by model, agent and user, and what its plan takes and
 -- gives. Before the month is closed the last two are by the plan's present terms; after that they are posted, and these
--- lines are the postings. The caller sees its own rows alone, as everywhere.
+-- lines are the postings: a fee is a line for each plan, by its days. The caller sees its own rows alone, as everywhere.
 CREATE FUNCTION billing.invoice_draft(p_tenant uuid, p_month date)
 RETURNS TABLE (kind text, provider text, model text, agent text, user_id text, calls bigint, input_tokens bigint,
-               output_tokens bigint, amount numeric)
+               output_tokens bigint, amount numeric, plan text, days integer, of_days integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   WITH posted AS (
     SELECT l.kind, l.attempt_id, l.amount FROM billing.ledger l
@@ -16,18 +16,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
              FILTER (WHERE p.kind = 'usage') AS input_tokens,
            sum(u.output_tokens) FILTER (WHERE p.kind = 'usage') AS output_tokens, sum(p.amount) AS amount
     FROM posted p JOIN billing.usage u USING (attempt_id) GROUP BY 1, 2, 3, 4
+  ), closed AS (
+    SELECT m.free_allowance_usd FROM billing.months m WHERE m.tenant_id = p_tenant AND m.month = p_month
+  ), plans AS (
+    SELECT m.plan, m.days, m.of_days, m.fee_usd AS fee, m.allowance_usd AS allowance
+    FROM billing.month_plans m WHERE m.tenant_id = p_tenant AND m.month = p_month
+    UNION ALL
+    SELECT n.plan, n.days, n.of_days, n.fee, n.allowance FROM billing.plans_of_month(p_tenant, p_month) n
+    WHERE NOT EXISTS (SELECT FROM closed)
   ), terms AS (
-    SELECT coalesce(m.monthly_fee_usd, q.monthly_fee_usd) AS fee, coalesce(m.free_allowance_usd, q.free_allowance_usd) AS free
-    FROM identity.tenants t JOIN identity.plans q ON q.name = t.plan
-    LEFT JOIN billing.months m ON m.tenant_id = t.tenant_id AND m.month = p_month
-    WHERE t.tenant_id = p_tenant
+    SELECT coalesce(sum(p.allowance), 0) AS free FROM plans p
   )
   SELECT 'usage', u.provider, u.model, u.agent, u.user_id, u.calls, coalesce(u.input_tokens, 0)::bigint,
-         coalesce(u.output_tokens, 0)::bigint, u.amount FROM usage u
+         coalesce(u.output_tokens, 0)::bigint, u.amount, NULL, NULL::integer, NULL::integer FROM usage u
   UNION ALL
-  SELECT 'allowance', NULL, NULL, NULL, NULL, 0, 0, 0, -least(t.free, (SELECT coalesce(sum(u.amount), 0) FROM usage u)) FROM terms t
+  SELECT 'allowance', NULL, NULL, NULL, NULL, 0, 0, 0, -least(t.free, (SELECT coalesce(sum(u.amount), 0) FROM usage u)),
+         NULL, NULL, NULL FROM terms t
   UNION ALL
-  SELECT 'fee', NULL, NULL, NULL, NULL, 0, 0, 0, coalesce((SELECT sum(p.amount) FROM posted p WHERE p.kind = 'fee'), t.fee) FROM terms t
+  SELECT 'fee', NULL, NULL, NULL, NULL, 0, 0, 0, p.fee, p.plan, p.days, p.of_days FROM plans p
 $$;
 
 -- Number 0 is a month's invoice; what is corrected after it is a credit note, which has the differences as its lines.
@@ -58,6 +64,10 @@ CREATE TABLE billing.invoice_lines (
   input_tokens bigint NOT NULL,
   output_tokens bigint NOT NULL,
   amount numeric(20, 10) NOT NULL,
+  -- Of a fee: whose, and for how many of the month's days.
+  plan text,
+  days integer,
+  of_days integer,
   PRIMARY KEY (invoice_id, line),
   FOREIGN KEY (invoice_id, tenant_id) REFERENCES billing.invoices (invoice_id, tenant_id)
 );

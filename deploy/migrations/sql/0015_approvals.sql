@@ -5,8 +5,10 @@ ALTER TABLE runtime.runs ADD COLUMN alone integer NOT NULL DEFAULT 0;
 -- How often it was left for later, as no model could be had. That is no attempt.
 ALTER TABLE runtime.runs ADD COLUMN deferrals integer NOT NULL DEFAULT 0;
 
--- A step that waits for people: its model's answer, as a step is checkpointed, with tool calls of which none has run.
--- It becomes a row of `runtime.steps` once they have; this one stays, for its calls are the record of who decided what.
+-- A step of which the model's part is done: its answer, as a step is checkpointed, with tool calls of which none had run
+-- when it was written. That is before people are asked, and before calls with side effects are made (see
+-- `runtime.intents`). It becomes a row of `runtime.steps` once all have run; this one stays, for its calls are the record
+-- of who decided what.
 CREATE TABLE runtime.proposals (
   task_id uuid NOT NULL,
   step integer NOT NULL,
@@ -14,11 +16,12 @@ CREATE TABLE runtime.proposals (
   fence integer NOT NULL,
   last_seq integer NOT NULL,
   state jsonb NOT NULL,
-  -- Nobody can decide after that: then the agent's policy does.
-  expires_at timestamptz NOT NULL,
-  on_timeout text NOT NULL CHECK (on_timeout IN ('deny', 'approve', 'expire')),
+  -- Nobody can decide after that: then the agent's policy does. NULL where people are not asked.
+  expires_at timestamptz,
+  on_timeout text CHECK (on_timeout IN ('deny', 'approve', 'expire')),
   proposed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  PRIMARY KEY (task_id, step)
+  PRIMARY KEY (task_id, step),
+  CHECK ((expires_at IS NULL) = (on_timeout IS NULL))
 );
 CALL identity.protect('runtime.proposals', 'laneway_worker');
 
@@ -41,18 +44,30 @@ CREATE TABLE runtime.approvals (
   -- 'key:…', the public part of an API key, or 'policy'.
   decided_by text,
   decided_at timestamptz,
-  -- The intent: who finds it set by an earlier fence, and no result, does not know what became of the call, and does not
-  -- make it again.
-  begun_fence integer,
-  result jsonb,
   PRIMARY KEY (task_id, step, index),
   FOREIGN KEY (task_id, step) REFERENCES runtime.proposals ON DELETE CASCADE,
   CHECK ((decision IS NULL) = (decided_at IS NULL) AND (decision IS NULL) = (decided_by IS NULL))
 );
 CALL identity.protect('runtime.approvals', 'laneway_worker');
+
+-- Calls that do harm if they are made twice, and are begun: a row is there before its call is made. Who finds one of an
+-- earlier fence, and no result, does not know what became of the call, and does not make it again.
+CREATE TABLE runtime.intents (
+  task_id uuid NOT NULL,
+  step integer NOT NULL,
+  -- The call's place in its step.
+  index integer NOT NULL,
+  tenant_id uuid NOT NULL,
+  begun_fence integer NOT NULL,
+  begun_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  result jsonb,
+  PRIMARY KEY (task_id, step, index),
+  FOREIGN KEY (task_id, step) REFERENCES runtime.proposals ON DELETE CASCADE
+);
+CALL identity.protect('runtime.intents', 'laneway_worker');
 GRANT SELECT ON runtime.approvals, runtime.proposals TO laneway_gateway;
 
--- Writes down what a run that parks proposes, in the transaction that parks it.
+-- Writes down what a run proposes, in the transaction that parks it or begins its calls.
 CREATE FUNCTION runtime.propose(p_run runtime.runs, p_proposal jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -68,7 +83,7 @@ BEGIN
     AS c (index integer, call_id text, tool text, arguments jsonb, schema jsonb);
 END $$;
 
--- The step that an acquired run goes on with, where it is one that was proposed; NULL where it is not. What nobody has
+-- The step that an acquired run goes on with, where its model's part is done; NULL where it is not. What nobody has
 -- decided in time the policy decides now: whoever has the run is the only one who can.
 CREATE FUNCTION runtime.take_proposal(p_task uuid) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -84,35 +99,40 @@ BEGIN
   RETURN jsonb_build_object(
     'step', proposed.step, 'fence', proposed.fence, 'last_seq', proposed.last_seq, 'state', proposed.state,
     'expires_at', proposed.expires_at, 'on_timeout', proposed.on_timeout,
-    'calls', (SELECT jsonb_agg(jsonb_build_object(
+    'calls', (SELECT coalesce(jsonb_agg(jsonb_build_object(
         'index', a.index, 'call_id', a.call_id, 'tool', a.tool, 'arguments', a.arguments, 'schema', a.schema,
         'decision', a.decision, 'changed_arguments', a.changed_arguments, 'reason', a.reason,
-        'decided_by', a.decided_by, 'decided_at', a.decided_at) ORDER BY a.index)
+        'decided_by', a.decided_by, 'decided_at', a.decided_at) ORDER BY a.index), '[]')
       FROM runtime.approvals a WHERE a.task_id = p_task AND a.step = proposed.step));
 END $$;
 
--- Before approved calls are made: notes that they will be, under the fence. What an earlier holder of the run has begun is
--- answered with its result, or without one where it is not known; those are not to be made. NULL: the fence is another's.
-CREATE FUNCTION runtime.begin_approved(p_task uuid, p_fence integer, p_step integer) RETURNS jsonb
+-- Before calls with side effects are made: notes that they will be, under the fence, with the step where that is not
+-- stored. What an earlier holder of the run has begun is answered with its result, or without one where it is not known;
+-- those are not to be made. NULL: the fence is another's.
+CREATE FUNCTION runtime.begin_tools(p_task uuid, p_fence integer, p_step integer, p_indexes integer[], p_proposal jsonb)
+RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE begun jsonb;
+DECLARE run runtime.runs; begun jsonb;
 BEGIN
-  PERFORM FROM runtime.runs r WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' FOR NO KEY UPDATE;
+  SELECT * INTO run FROM runtime.runs r
+  WHERE r.task_id = p_task AND r.fence = p_fence AND r.status = 'running' FOR NO KEY UPDATE;
   IF NOT FOUND THEN RETURN NULL; END IF;
-  SELECT coalesce(jsonb_agg(jsonb_build_object('index', a.index, 'result', a.result)), '[]') INTO begun
-  FROM runtime.approvals a
-  WHERE a.task_id = p_task AND a.step = p_step AND a.begun_fence < p_fence;
-  UPDATE runtime.approvals a SET begun_fence = p_fence
-  WHERE a.task_id = p_task AND a.step = p_step AND a.begun_fence IS NULL AND a.decision IN ('approve', 'edit');
+  IF p_proposal IS NOT NULL THEN PERFORM runtime.propose(run, p_proposal); END IF;
+  SELECT coalesce(jsonb_agg(jsonb_build_object('index', i.index, 'result', i.result)), '[]') INTO begun
+  FROM runtime.intents i
+  WHERE i.task_id = p_task AND i.step = p_step AND i.begun_fence < p_fence;
+  INSERT INTO runtime.intents (task_id, step, index, tenant_id, begun_fence)
+  SELECT p_task, p_step, n.index, run.tenant_id, p_fence FROM unnest(p_indexes) AS n (index)
+  ON CONFLICT (task_id, step, index) DO NOTHING;
   RETURN begun;
 END $$;
 
--- What an approved call has come to: found again it is not unknown. Only its own fence can say it.
+-- What a call has come to: found again it is not unknown. Only its own fence can say it.
 CREATE FUNCTION runtime.note_result(p_task uuid, p_fence integer, p_step integer, p_index integer, p_result jsonb)
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  UPDATE runtime.approvals a SET result = p_result
-  WHERE a.task_id = p_task AND a.step = p_step AND a.index = p_index AND a.begun_fence = p_fence
+  UPDATE runtime.intents i SET result = p_result
+  WHERE i.task_id = p_task AND i.step = p_step AND i.index = p_index AND i.begun_fence = p_fence
 $$;
 
 -- Decides on a call. verdict: 'decided' | 'repeated' (the same was decided before) | 'differs' (something else was) |
@@ -153,9 +173,9 @@ BEGIN
   END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION runtime.propose, runtime.take_proposal, runtime.begin_approved, runtime.note_result, runtime.decide
+REVOKE ALL ON FUNCTION runtime.propose, runtime.take_proposal, runtime.begin_tools, runtime.note_result, runtime.decide
   FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION runtime.begin_approved, runtime.note_result TO laneway_worker;
+GRANT EXECUTE ON FUNCTION runtime.begin_tools, runtime.note_result TO laneway_worker;
 GRANT EXECUTE ON FUNCTION runtime.decide TO laneway_gateway;
 
 RESET ROLE;

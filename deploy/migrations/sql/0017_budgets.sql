@@ -19,7 +19,7 @@ ALTER TABLE identity.tenants
 
 ALTER TABLE billing.holds ADD COLUMN conversation_id uuid;
 CREATE INDEX holds_of_conversation ON billing.holds (conversation_id) WHERE conversation_id IS NOT NULL;
--- What its run's next worker found of a call whose worker died in it: {agent, metadata, input_tokens, output_tokens}.
+-- What its run's next worker found of a call whose worker died in it: {agent, metadata, output_tokens}.
 ALTER TABLE billing.holds ADD COLUMN received jsonb;
 ALTER TABLE runtime.runs ADD COLUMN waits_for_holds_since timestamptz;
 -- What one that waits for a budget is to find there, in US dollars.
@@ -188,9 +188,11 @@ CREATE FUNCTION billing.put_time_zone(p_tenant uuid, p_zone text, p_by text, p_r
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE at timestamptz; before text; old_day date; new_day date; day_began timestamptz; month_began timestamptz;
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = p_zone) THEN
+  -- Not pg_timezone_names: it reads every file of the system's, and fails with one that cannot be read.
+  IF p_zone !~ '^[A-Za-z]+(/[A-Za-z0-9_+-]+)*$' THEN  -- PostgreSQL would take XYZ-3 for a zone, too
     RAISE EXCEPTION 'there is no time zone %', p_zone USING ERRCODE = 'invalid_parameter_value';
   END IF;
+  PERFORM clock_timestamp() AT TIME ZONE p_zone;  -- raises the same
   PERFORM pg_advisory_xact_lock(7316017, hashtext(p_tenant::text));
   at := clock_timestamp();
   SELECT t.time_zone, billing.day_at(p_tenant, at) INTO before, old_day
@@ -206,6 +208,20 @@ BEGIN
   WHERE t.tenant_id = p_tenant;
   INSERT INTO billing.budget_log (tenant_id, action, old_value, new_value, set_by, reason)
   VALUES (p_tenant, 'time_zone', before, p_zone, p_by, p_reason);
+  NOTIFY laneway_parking;
+  RETURN true;
+END $$;
+
+-- Gives a tenant another plan: its caps, features and prices at once, its fee from this day on. False where there is no such
+-- tenant; raises foreign_key_violation where there is no such plan. The trigger on tenants keeps it, with who and why.
+CREATE FUNCTION identity.put_plan(p_tenant uuid, p_plan text, p_by text, p_reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(7316017, hashtext(p_tenant::text));
+  PERFORM set_config('laneway.plan_by', p_by, true), set_config('laneway.plan_reason', p_reason, true);
+  UPDATE identity.tenants t SET plan = p_plan WHERE t.tenant_id = p_tenant;
+  IF NOT FOUND THEN RETURN false; END IF;
+  PERFORM set_config('laneway.plan_by', '', true), set_config('laneway.plan_reason', '', true);
   NOTIFY laneway_parking;
   RETURN true;
 END $$;
@@ -306,10 +322,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         < extract(epoch FROM m.ends_at - clock_timestamp())
 $$;
 
-REVOKE ALL ON FUNCTION billing.note_used_up, billing.put_budget, billing.put_time_zone, billing.room_in,
+REVOKE ALL ON FUNCTION identity.put_plan, billing.note_used_up, billing.put_budget, billing.put_time_zone, billing.room_in,
   runtime.wake_for_budget, runtime.cut_calls, runtime.note_received, billing.burning FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION runtime.cut_calls, runtime.note_received TO laneway_worker;
-GRANT EXECUTE ON FUNCTION billing.put_budget, billing.put_time_zone, billing.burning TO laneway_gateway;
+GRANT EXECUTE ON FUNCTION identity.put_plan, billing.put_budget, billing.put_time_zone, billing.burning TO laneway_gateway;
 GRANT EXECUTE ON FUNCTION billing.burning TO laneway_billing;
 GRANT SELECT ON billing.budgets, billing.budget_warnings, billing.budget_log TO laneway_gateway;
 GRANT SELECT, INSERT, UPDATE ON billing.budget_warnings TO laneway_billing;

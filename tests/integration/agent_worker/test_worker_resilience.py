@@ -27,7 +27,7 @@ from common.lifecycle import stop
 from common.pipelining import Pipelined
 from tests.integration.agent_worker.proxy import Proxy, proxied
 from tests.integration.agent_worker.test_worker_providers import audited, connected
-from tests.integration.agent_worker.world import FIRST, SECOND, TEST_CATALOGUE, World
+from tests.integration.agent_worker.world import FIRST, SECOND, TEST_CATALOGUE, World, redis_through
 from tests.servers import Servers
 from tests.stage import eventually
 
@@ -311,12 +311,12 @@ async def cache(servers: Servers) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def pair(cache: Proxy) -> AsyncIterator[tuple[Breaker, Breaker]]:
+async def pair(servers: Servers, cache: Proxy) -> AsyncIterator[tuple[Breaker, Breaker]]:
     """The same circuit in two processes that share a Redis, which may be cut."""
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            url = f"redis://127.0.0.1:{cache.port}/0"
+            url = redis_through(servers, cache.port)
             client = await stack.enter_async_context(redis.client(url, timeout=1.0, connections=2))
             breakers = Breakers(Pipelined(client, 1.0), TEST_CATALOGUE, QUICK)
             stack.push_async_callback(stop, asyncio.create_task(breakers.run()))

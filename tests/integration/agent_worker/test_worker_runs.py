@@ -166,7 +166,7 @@ async def test_a_budget_that_does_not_suffice(world: World) -> None:
     end = await world.heard.end(task.task_id)
     assert end.error is not None
     assert (end.status, end.error.type, provider.requests) == ("failed", "budget_exceeded", [])
-    assert "run cap of 0.0001" in end.error.message
+    assert "the run budget of 0.0001 USD" in end.error.message
 
 
 async def test_a_model_without_a_price_is_not_called(world: World) -> None:

@@ -184,7 +184,8 @@ class Broken:
         """See `Provider.close`."""
 
 
-async def test_of_a_call_whose_worker_died_what_was_received_is_put_down_for_billing(world: World) -> None:
+@pytest.mark.parametrize("then", ["it goes on", "it is cancelled", "nobody knows its agent"])
+async def test_of_a_call_whose_worker_died_what_was_received_is_put_down_for_billing(world: World, then: str) -> None:
     task = world.task(metadata={"team": "red"})
     first = await world.worker(Broken(), slots=1)
     await world.submit(task)
@@ -194,20 +195,22 @@ async def test_of_a_call_whose_worker_died_what_was_received_is_put_down_for_bil
 
     await world.until(streamed)
     first.leases.cancel()  # dead, as far as anybody can see
-    await world.worker(Played(ANSWER))
-    await world.submit(task)
+    if then == "it is cancelled":
+        assert await world.cancel(task, bell=False) == "cancelling"
+    second = Played(ANSWER)
+    await world.worker(second)
+    await world.submit(task.model_copy(update={"agent": "gone"} if then == "nobody knows its agent" else {}))
     end = await world.heard.end(task.task_id)
-    assert (end.status, end.fence) == ("completed", 2)
+    status = {"it goes on": "completed", "it is cancelled": "cancelled", "nobody knows its agent": "failed"}[then]
+    assert (end.status, end.fence, len(second.requests)) == (status, 2, int(then == "it goes on"))
     row = await world.owner.fetchrow(
-        "SELECT state, received FROM billing.holds WHERE task_id = $1 AND fence = 1", task.task_id
+        "SELECT state, received, input_estimate FROM billing.holds WHERE task_id = $1 AND fence = 1", task.task_id
     )
     assert row is not None
     assert row["state"] == "open"
-    estimate = row["received"]["input_tokens"]
-    assert row["received"] == {
-        "agent": "default", "metadata": {"team": "red"}, "input_tokens": estimate, "output_tokens": 100,
-    }  # fmt: skip
-    assert 0 < estimate < 100
+    agent = "gone" if then == "nobody knows its agent" else "default"
+    assert row["received"] == {"agent": agent, "metadata": {"team": "red"}, "output_tokens": 100}
+    assert 0 < row["input_estimate"] < 100
 
 
 async def test_draining_lets_runs_finish_within_the_grace(world: World) -> None:

@@ -55,6 +55,7 @@ from common.pipelining import Pipelined
 from common.postgres import Pool
 from common.redis import Client
 from common.settings import Postgres, Rabbit
+from tests.servers import Servers
 from tests.stage import CATALOGUE, Stage, eventually
 
 LANE = lane("free")
@@ -233,7 +234,7 @@ class World:
         state = self.state
         if redis_port is not None:
             state = await self.stack.enter_async_context(
-                redis.client(f"redis://127.0.0.1:{redis_port}/0", timeout=0.2, connections=2)
+                redis.client(redis_through(self.stage.servers, redis_port), timeout=0.2, connections=2)
             )
         settings = WorkerSettings(
             rabbit=_rabbit(self.stage, rabbit_port),
@@ -369,6 +370,11 @@ def _postgres(stage: Stage, port: int | None) -> Postgres:
     return (
         database if port is None else database.model_copy(update={"dsn": _through(database.dsn, port), "timeout": 1.0})
     )
+
+
+def redis_through(servers: Servers, port: int) -> str:
+    """The address of Redis by way of a proxy."""
+    return _through(SecretStr(servers.redis_state_url), port).get_secret_value()
 
 
 def _through(address: SecretStr, port: int) -> SecretStr:

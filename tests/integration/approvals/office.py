@@ -25,6 +25,7 @@ class Post:
     """What was really sent; held back where it is told to."""
 
     sent: list[str] = field(default_factory=list)
+    stamped: list[str] = field(default_factory=list)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -36,9 +37,18 @@ class Post:
         await self.go.wait()
         return f"sent to {to}"
 
+    async def stamp(self, sheet: str) -> str:
+        """Stamp a sheet."""
+        self.stamped.append(sheet)
+        return f"stamped {sheet}"
+
     def toolbox(self, **terms: Any) -> Toolbox:
-        """Of the agent; every letter is approved."""
-        tools = (Tool.of(self.send, side_effect=True, timeout=60), Tool.of(postcode))
+        """Of the agent; every letter is approved, and nothing else."""
+        tools = (
+            Tool.of(self.send, side_effect=True, timeout=60),
+            Tool.of(self.stamp, side_effect=True),
+            Tool.of(postcode),
+        )
         approvals = Approvals(**{"tools": ("send",), **terms})
         return Toolbox({tool.spec.name: tool for tool in tools}, approvals)
 

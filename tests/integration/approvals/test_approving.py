@@ -262,6 +262,44 @@ async def test_a_call_that_was_begun_by_a_worker_that_died_is_not_made_again(wor
     post.go.set()
 
 
+async def test_what_nobody_approves_beside_it_is_made_once_too(world: World, gateway: Running) -> None:
+    both = (*LETTER, ToolCall("c2", "stamp", {"sheet": "one"}))
+    post = Post()
+    post.go.clear()
+    office = await opened(world, gateway, both, THANKS, post=post)
+    assert [call["call_id"] for call in (await office.waiting())["parked"]["calls"]] == ["c1"]
+    assert post.stamped == [], "the step waits as a whole"
+    await office.decide("approve")
+
+    async def noted() -> bool:
+        query = "SELECT result FROM runtime.intents WHERE task_id = $1 AND index = 1"
+        return post.sent == ["ann:1"] and await world.owner.fetchval(query, office.task.task_id) is not None
+
+    await world.until(noted)
+    second = Played(both, THANKS)
+    office.worker.leases.cancel()  # as above
+    await world.worker(second, boxes={"supervised": post.toolbox()})
+    for _ in range(2):
+        await world.submit(office.task)
+    end = await world.heard.end(office.task.task_id, 60)
+    post.go.set()
+    assert (end.status, post.sent, post.stamped) == ("completed", ["ann:1"], ["one"])
+    letter, stamp = [block for block in second.requests[-1].turns[-1].content if block["type"] == "tool_result"]
+    assert "not known" in letter["content"]
+    assert (stamp["content"], stamp["is_error"]) == ("stamped one", False)
+    assert [approval["call_id"] for approval in await office.approvals()] == ["c1"]
+
+
+async def test_what_nobody_is_asked_about_is_no_approval(world: World, gateway: Running) -> None:
+    office = await opened(world, gateway, (ToolCall("c1", "stamp", {"sheet": "one"}),), THANKS)
+    assert (await world.heard.end(office.task.task_id)).status == "completed"
+    assert office.post.stamped == ["one"]
+    assert await office.approvals() == []
+    assert (await office.shown()).get("parked") is None
+    answer = await office.decide("approve")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:laneway:problem:not-waiting")
+
+
 async def test_two_steps_that_are_both_approved(world: World, gateway: Running) -> None:
     again = (TextDelta("Once more. "), ToolCall("c1", "send", {"to": "bob"}))
     office = await opened(world, gateway, LETTER, again, THANKS)

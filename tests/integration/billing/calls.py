@@ -42,12 +42,20 @@ class Call:
     def attempt_id(self) -> UUID:
         return attempt_id(self.task_id, self.step, self.number)
 
-    async def reserve(self, owner: Pool, *, input_bound: int = 1000, max_output: int = 1000, fence: int = 1) -> str:
+    async def reserve(
+        self,
+        owner: Pool,
+        *,
+        input_bound: int = 1000,
+        max_output: int = 1000,
+        fence: int = 1,
+        input_estimate: int | None = None,
+    ) -> str:
         """The verdict."""
         verdict = await owner.fetchval(
-            "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12)",
+            "SELECT verdict FROM billing.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL, $12, $13)",
             *(self.attempt_id, self.tenant_id, self.user_id, self.task_id, fence, self.step, self.number),
-            *(PROVIDER, self.model, input_bound, max_output, self.conversation_id),
+            *(PROVIDER, self.model, input_bound, max_output, self.conversation_id, input_estimate),
         )
         assert isinstance(verdict, str)
         return verdict

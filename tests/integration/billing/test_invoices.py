@@ -27,7 +27,7 @@ FEE = Decimal(49)
 @pytest.fixture
 def call(stage: Stage) -> Call:
     """Of a tenant whose plan takes and gives."""
-    tenant = stage.new_tenant(free_allowance_usd="0.002", monthly_fee_usd=f"{FEE}")
+    tenant = stage.new_tenant(MONTH, free_allowance_usd="0.002", monthly_fee_usd=f"{FEE}")
     return Call(tenant, uuid4(), user_id="anna")
 
 
@@ -123,6 +123,24 @@ async def test_a_correction_is_a_credit_note_and_the_invoice_stays(
 async def test_a_month_without_use_is_an_invoice_of_its_fee(command: Command, call: Call, owner: Pool) -> None:
     assert (await _issue(command, call))[0] == 0
     assert await _lines(owner, call.tenant_id) == [(0, "fee", None, 0, FEE)]
+
+
+async def test_the_lines_say_which_plan_took_a_fee_for_which_part_of_the_month(
+    command: Command, call: Call, pool: Pool, owner: Pool
+) -> None:
+    plan = await owner.fetchval("SELECT plan FROM identity.tenants WHERE tenant_id = $1", call.tenant_id)
+    await owner.execute(
+        "INSERT INTO identity.tenant_plans (tenant_id, plan, day, set_by, reason)"
+        " VALUES ($1, 'free', '2026-01-15', 'ada', 'smaller'), ($1, $2, '2026-01-16', 'ada', 'larger again')",
+        *(call.tenant_id, plan),
+    )
+    for _ in range(2):
+        assert (await _issue(command, call))[0] == 0
+    rows = await owner.fetch(
+        "SELECT plan, days, of_days, amount FROM billing.invoice_lines WHERE tenant_id = $1", call.tenant_id
+    )
+    assert [tuple(row) for row in rows] == [(plan, 30, 31, Decimal("47.4193548387"))]
+    await _assert_the_documents_are_the_postings(owner, call.tenant_id)
 
 
 async def test_a_month_that_is_not_over_has_no_invoice(command: Command, call: Call, owner: Pool) -> None:

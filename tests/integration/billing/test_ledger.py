@@ -157,13 +157,26 @@ def _above_the_hold(entry: Entry) -> Entry:
     )
 
 
+def _at_no_price_of_the_book(entry: Entry) -> Entry:
+    assert entry.source is not None
+    return replace(entry, source=replace(entry.source, price_id=2**62))
+
+
 def _without_a_price(entry: Entry) -> Entry:
     return replace(entry, source=None)
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [_unbalanced, _of_another_tenant, _of_no_usage, _charged_without_a_hold, _above_the_hold, _without_a_price],
+    [
+        _unbalanced,
+        _of_another_tenant,
+        _of_no_usage,
+        _charged_without_a_hold,
+        _above_the_hold,
+        _without_a_price,
+        _at_no_price_of_the_book,
+    ],
 )
 async def test_an_entry_that_does_not_hold_is_refused(settled: Entry, pool: Pool, spoil: object) -> None:
     assert callable(spoil)

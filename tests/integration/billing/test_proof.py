@@ -111,7 +111,7 @@ async def test_caps_are_those_of_the_moment(stage: Stage, pool: Pool, owner: Poo
 async def test_a_corrected_and_credited_month_agrees(stage: Stage, pool: Pool, owner: Pool, command: Command) -> None:
     model, epoch = f"m-{uuid4()}", datetime(1970, 1, 1, tzinfo=UTC)
     await owner.execute(LISTED, model, epoch, None, Decimal(3))
-    tenant = stage.new_tenant(free_allowance_usd="0.001", monthly_fee_usd="49")
+    tenant = stage.new_tenant(LONG_AGO, free_allowance_usd="0.001", monthly_fee_usd="49")
     call = Call(tenant, uuid4(), user_id="anna", model=model)
     await spend_in(pool, owner, call, LONG_AGO)
     assert await _found(pool, call, LONG_AGO) == []

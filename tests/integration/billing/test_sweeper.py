@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
+from uuid import uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from billing.settings import Sweep
 from billing.sweeper import ONE_AT_A_TIME, sweep_once
 from common.contracts.usage import Usage
 from common.postgres import Pool
 from tests.integration.billing.calls import Call, balances, ledger, settle
+from tests.stage import Stage
 
 SOON = Sweep(grace=0.000001, doubt=0.000001)
 PATIENT = Sweep(grace=3600, doubt=3600)
 HELD = Decimal("0.007")
 COST = Decimal("0.0015")
 NOTHING = Decimal(0)
+
+
+POLICIES = ("own_record", "received", "platform_pays")
+
+
+def counted(name: str, **labels: str) -> float:
+    """What the process exports of a metric."""
+    value = REGISTRY.get_sample_value(name, labels)
+    assert value is not None
+    return value
+
+
+def row_of(rows: Sequence[Any], call: Call) -> Any:
+    """The row about a call's task."""
+    return next(row for row in rows if row["task_id"] == call.task_id)
 
 
 async def _run(owner: Pool, call: Call, status: str, fence: int = 1) -> None:
@@ -85,22 +105,57 @@ async def test_what_is_given_up_is_free_again_and_never_charged(call: Call, pool
     assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
 
 
-RECEIVED = {"agent": "default", "metadata": {"team": "red"}, "input_tokens": 1000, "output_tokens": 100}
+RECEIVED = {"agent": "default", "metadata": {"team": "red"}, "output_tokens": 100}
 
 
+@pytest.mark.parametrize("status", ["running", "cancelled"])
 async def test_what_was_received_of_a_call_whose_worker_died_is_billed_as_an_estimate(
-    call: Call, pool: Pool, owner: Pool
+    call: Call, pool: Pool, owner: Pool, status: str
 ) -> None:
-    await call.reserve(owner)
+    await call.reserve(owner, input_estimate=1000)
     await _run(owner, call, "running", fence=2)
     await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", call.task_id, call.attempt_id, RECEIVED)
+    await _run(owner, call, status, fence=2)
     for _ in range(2):
         await sweep_once(pool, 10, SOON, void=True)
     assert await _state(owner, call) == "settled"
     assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, COST)
     row = await owner.fetchrow("SELECT * FROM billing.usage WHERE attempt_id = $1", call.attempt_id)
     assert row is not None
-    assert (row["estimated"], row["output_tokens"], row["metadata"]) == (True, 100, {"team": "red"})
+    assert (row["estimated"], row["input_tokens"], row["output_tokens"]) == (True, 1000, 100)
+    assert row["metadata"] == {"team": "red"}
+
+
+async def test_a_doubt_says_how_it_was_resolved(stage: Stage, pool: Pool, owner: Pool) -> None:
+    tenant = stage.new_tenant()
+    own, cut, lost, open_ = (Call(tenant, uuid4()) for _ in range(4))
+    before = {policy: counted("laneway_billing_doubts_resolved_total", policy=policy) for policy in POLICIES}
+    doubted = counted("laneway_billing_doubts_total")
+    for one in (own, cut, lost):
+        await one.reserve(owner)
+        await _run(owner, one, "failed", fence=2)
+    await owner.execute("UPDATE runtime.runs SET status = 'running' WHERE task_id = $1", cut.task_id)
+    await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", cut.task_id, cut.attempt_id, RECEIVED)
+    await sweep_once(pool, 10, SOON, void=False)
+    assert counted("laneway_billing_doubts_total") - doubted >= 3
+    assert counted("laneway_billing_oldest_doubt_seconds") > 0
+    await settle(pool, own.record())
+    await sweep_once(pool, 10, SOON, void=True)
+    await open_.reserve(owner)
+    await _run(owner, open_, "failed")
+    await sweep_once(pool, 10, SOON, void=False)
+    rows = await owner.fetch("SELECT * FROM billing.doubts($1, NULL, NULL, NULL, 10)", tenant)
+    assert {row["task_id"]: (row["policy"], row["charged"]) for row in rows} == {
+        own.task_id: ("own_record", COST),
+        cut.task_id: ("received", row_of(rows, cut)["charged"]),
+        lost.task_id: ("platform_pays", None),
+        open_.task_id: (None, None),
+    }
+    assert row_of(rows, cut)["charged"] > 0
+    assert rows[0]["task_id"] == open_.task_id  # the newest first
+    for policy in POLICIES:
+        assert counted("laneway_billing_doubts_resolved_total", policy=policy) - before[policy] >= 1
+    await sweep_once(pool, 10, SOON, void=True)
 
 
 async def test_its_own_record_counts_where_it_comes_after_all(call: Call, pool: Pool, owner: Pool) -> None:

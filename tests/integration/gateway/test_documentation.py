@@ -22,8 +22,10 @@ from gateway import (
     budget_documents,
     conversation_documents,
     documents,
+    doubt_documents,
     invoice_documents,
     pause_documents,
+    plan_documents,
     proof_documents,
     schedule_documents,
     upload_documents,
@@ -46,6 +48,8 @@ _DOCUMENTS = (
     upload_documents,
     proof_documents,
     budget_documents,
+    doubt_documents,
+    plan_documents,
 )
 
 
@@ -259,6 +263,11 @@ async def _administered(document: _Document, client: httpx2.AsyncClient) -> None
     zone = {"time_zone": "Europe/Vienna", **who}
     put = await client.put(f"{tenants}/{tenant}/time-zone", json=zone, headers=_ADMIN)
     document.check(tenants + "/{tenant_id}/time-zone", put)
+    plan = f"{tenants}/{tenant}/plan"
+    put = await client.put(plan, json={"plan": "free", **who}, headers=_ADMIN)
+    document.check(tenants + "/{tenant_id}/plan", put)
+    document.check(tenants + "/{tenant_id}/plan", await client.get(plan, headers=_ADMIN))
+    document.check("/v1/admin/doubts", await client.get("/v1/admin/doubts", headers=_ADMIN))
     document.check("/v1/admin/burn-rates", await client.get("/v1/admin/burn-rates", headers=_ADMIN))
     document.check("/v1/admin/keys/{key_id}", await client.delete(f"/v1/admin/keys/{key}", headers=_ADMIN))
     paused = {"scope": "tenant", "name": tenant, "by": "ada", "reason": "a test"}

@@ -51,7 +51,11 @@ async def _terms(gateway: Running, tenant: Tenant, *, since: str) -> None:
     )
     await gateway.database.execute(
         "UPDATE identity.tenants SET plan = $2, created_at = $3 WHERE tenant_id = $1",
-        *(tenant.id, plan, datetime.fromisoformat(f"{since}-15").replace(tzinfo=UTC)),
+        *(tenant.id, plan, datetime.fromisoformat(f"{since}-01").replace(tzinfo=UTC)),
+    )
+    await gateway.database.execute(  # as if it had had no other one before
+        "INSERT INTO identity.tenant_plans (tenant_id, plan, day, set_by, reason) VALUES ($1, $2, '-infinity', '', '')",
+        *(tenant.id, plan),
     )
 
 
@@ -82,6 +86,10 @@ async def test_a_draft_is_what_is_posted_with_what_the_plan_takes_and_gives(gate
         ("allowance", None, 0, "-0.5"),
     ]
     assert (document["lines"][0]["input_tokens"], document["lines"][0]["output_tokens"]) == (24, 10)
+    assert [(line["days"], line["of_days"]) for line in document["lines"]] == [(None, None)] * 2 + [
+        (31, 31),
+        (None, None),
+    ]
     seen_by_operator = await gateway.client.get(f"/v1/admin/tenants/{tenant.id}/invoices/2026-03", headers=ADMIN)
     assert seen_by_operator.json() == draft
 

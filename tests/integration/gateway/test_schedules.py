@@ -87,7 +87,8 @@ async def test_what_is_published_at_a_tick_is_what_a_submission_would_publish(
     assert sent.deadline_at is not None
     assert kept.deadline_at is not None
     assert sent.deadline_at - sent.submitted_at == kept.deadline_at - kept.submitted_at == timedelta(seconds=60)
-    own = {"task_id", "level", "submitted_at", "deadline_at"}
+    assert (kept.no_store, sent.no_store) == (True, False), "a schedule asks anew each time"
+    own = {"task_id", "level", "submitted_at", "deadline_at", "no_store"}
     assert kept.model_dump(exclude=own) == sent.model_dump(exclude=own)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 
-from agent_worker.approved import ApprovalExpiredError, Approved
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.happenings import Answered, Decided, Proposed, Step, StepEnded, ToolEnded, ToolStarted
 from agent_worker.loop import AgentLoop
@@ -19,6 +20,7 @@ from agent_worker.providers.scripted import Scripted
 from agent_worker.resilience.retry import Retry
 from agent_worker.tools.base import Tool, Toolbox
 from agent_worker.tools.builtin import builtin_tools, toolboxes
+from agent_worker.undertaking import ApprovalExpiredError, Undertaking
 from common.catalogue import Agent, Approvals, Catalogue, Tier
 from common.contracts.base import now
 from common.contracts.events import EventId
@@ -59,8 +61,10 @@ class Notes:
     def __init__(self, begun: dict[int, dict[str, Any] | None] | None = None) -> None:
         self.begun = begun or {}
         self.noted: dict[int, dict[str, Any]] = {}
+        self.asked: list[tuple[Proposal, tuple[int, ...]]] = []
 
-    async def begin(self, step: int) -> dict[int, dict[str, Any] | None]:
+    async def begin(self, proposal: Proposal, indexes: Sequence[int]) -> dict[int, dict[str, Any] | None]:
+        self.asked.append((proposal, tuple(indexes)))
         return self.begun
 
     async def note(self, step: int, index: int, result: dict[str, Any]) -> None:
@@ -106,8 +110,8 @@ async def test_the_loop_ends_with_what_is_proposed_and_goes_on_with_it() -> None
     assert isinstance(last, Proposed)
     assert (last.calls, post.sent, len(books.begun)) == (CALLS, [], 1)
 
-    approved = Approved(replace(proposal(decision="approve", decided_by="key:k"), step=last.step), Notes())
-    happenings = [happening async for happening in loop.run(ASKED, approved=approved)]
+    decided = replace(proposal(decision="approve", decided_by="key:k"), step=last.step)
+    happenings = [happening async for happening in loop.run(ASKED, proposal=decided, intents=Notes())]
     kinds = [type(happening) for happening in happenings if isinstance(happening, Decided | ToolStarted | ToolEnded)]
     assert kinds == [Decided, ToolStarted, ToolStarted, ToolEnded, ToolEnded]
     (ended,) = [happening.step for happening in happenings if isinstance(happening, StepEnded)]
@@ -121,32 +125,68 @@ async def test_a_result_that_is_known_is_used_and_one_that_is_lost_is_not_sought
     known = {"id": "c1", "name": "send", "content": "sent before", "is_error": False}
     for begun, content, is_error in ((known, "sent before", False), (None, "is not known", True)):
         post, notes = Post(), Notes({0: begun})
-        approved = Approved(proposal(decision="approve", decided_by="key:k"), notes)
+        approved = Undertaking(proposal(decision="approve", decided_by="key:k"), notes, toolbox(post))
         await approved.begin()
-        result = await approved.run(0, approved.calls[0], toolbox(post))
+        result = await approved.run(0, approved.calls[0])
         assert content in result.content
-        assert (result.is_error, approved.makes(0), post.sent, notes.noted) == (is_error, False, [], {})
+        assert (result.is_error, post.sent, notes.noted) == (is_error, [], {})
 
 
 async def test_what_a_call_comes_to_is_noted() -> None:
     post, notes = Post(), Notes()
-    approved = Approved(proposal(decision="edit", changed_arguments={"to": "bob"}, decided_by="key:k"), notes)
+    decided = proposal(decision="edit", changed_arguments={"to": "bob"}, decided_by="key:k")
+    approved = Undertaking(decided, notes, toolbox(post))
     await approved.begin()
-    result = await approved.run(0, approved.calls[0], toolbox(post))
+    result = await approved.run(0, approved.calls[0])
     assert (post.sent, notes.noted[0]["content"]) == (["bob"], result.content)
     assert "changed the arguments" in result.content
 
 
 async def test_what_has_expired_is_not_begun() -> None:
     with pytest.raises(ApprovalExpiredError):
-        await Approved(proposal(decision="expire", decided_by="policy"), Notes()).begin()
+        await Undertaking(proposal(decision="expire", decided_by="policy"), Notes(), toolbox(Post())).begin()
+
+
+async def test_of_calls_that_nobody_approves_those_with_side_effects_are_noted_before_any_is_made() -> None:
+    post, notes = Post(), Notes()
+    wrong = (*CALLS, ToolCall("c3", "send", {"to": 4711}), ToolCall("c4", "send", {}, malformed="no JSON"))
+    made = Proposal(STEP, (*wrong, ToolCall("c5", "send", {"to": "bob"})))
+    happenings = [happening async for happening in Undertaking(made, notes, toolbox(post)).happenings()]
+    assert notes.asked == [(made, (0, 4))]
+    assert (sorted(notes.noted), sorted(post.sent)) == ([0, 4], ["ann", "bob"])
+    kinds = [type(happening) for happening in happenings]
+    assert kinds == [*[ToolStarted] * 5, *[ToolEnded] * 5, StepEnded], "nobody has decided anything"
+
+
+async def test_of_a_step_without_side_effects_nothing_is_noted() -> None:
+    notes = Notes()
+    made = Proposal(STEP, (CALLS[1], ToolCall("c3", "nothing", {})))
+    assert [happening async for happening in Undertaking(made, notes, toolbox(Post())).happenings()]
+    assert (notes.asked, notes.noted) == ([], {})
+
+
+async def test_what_is_begun_is_not_made_again_though_the_tool_is_gone() -> None:
+    notes = Notes({0: None})
+    stored = Proposal(STEP, CALLS, stands_until=EventId(1, 4))
+    box = Toolbox({"look": Tool.of(look)})
+    happenings = [happening async for happening in Undertaking(stored, notes, box).happenings()]
+    results = [happening.result.content for happening in happenings if isinstance(happening, ToolEnded)]
+    assert "not known" in results[0]
+    assert (results[1], notes.asked) == ("seen", [(stored, ())])
 
 
 def test_a_proposal_is_the_same_when_it_is_read_again() -> None:
     made = proposal()
     document = document_of(made, EventId(3, 14))
-    document["expires_at"] = made.expires_at.isoformat()
+    document["expires_at"] = document["expires_at"].isoformat()
     document["state"]["turns"] = [{**turn, "content": list(turn["content"])} for turn in document["state"]["turns"]]
+    assert proposal_from(document) == replace(made, stands_until=EventId(3, 14))
+
+
+def test_so_is_one_that_nobody_is_asked_about() -> None:
+    made = Proposal(STEP, CALLS)
+    assert (made.decided, made.stored) == (True, False)
+    document = orjson.loads(orjson.dumps(document_of(made, EventId(3, 14))))
     assert proposal_from(document) == replace(made, stands_until=EventId(3, 14))
 
 

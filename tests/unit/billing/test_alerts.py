@@ -20,5 +20,7 @@ def test_every_metric_that_an_alert_of_billing_watches_is_there() -> None:
         "laneway_billing_unpriced_usage",
         "laneway_billing_budget_warnings_total",
         "laneway_billing_tenants_burning",
+        "laneway_billing_oldest_doubt_seconds",
+        "laneway_billing_doubts_resolved_total",
     }
     assert watched <= exported

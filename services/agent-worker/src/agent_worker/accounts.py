@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,7 +17,6 @@ from agent_worker.limiter.provider_limits import CallLimit, Unlimited
 from agent_worker.limiter.shared import Reservation
 from agent_worker.progress import RunLog
 from agent_worker.providers.base import CallMeter, RateLimits
-from agent_worker.remains import Remains
 from agent_worker.repository import RunRepository
 from agent_worker.resilience.chain import Served
 from common.catalogue import Model
@@ -84,12 +82,8 @@ class RunAccounts:
         events: RunLog,
         limit_of: Callable[[Model], CallLimit] = Unlimited.of,
         patience: Patience = PATIENCE,
-        remains: Sequence[Remains] = (),
     ) -> None:
-        """`calls` have been made in earlier acquisitions; `limit_of` a model is what this run keeps to with it.
-
-        `remains` are of calls in which earlier workers of the run died.
-        """
+        """`calls` have been made in earlier acquisitions; `limit_of` a model is what this run keeps to with it."""
         self._task = task
         self._fence = fence
         self._calls = calls
@@ -99,7 +93,6 @@ class RunAccounts:
         self._events = events
         self._limit_of = limit_of
         self._patience = patience
-        self._remains = tuple(remains)
         self._limit: CallLimit = Unlimited()
         self._model: Model | None = None
         self._reservation = Reservation(0.0)
@@ -109,12 +102,11 @@ class RunAccounts:
 
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         """Take leave for one call: of the provider's limit, then the hold, the fence and the checkpoint at once."""
-        await self._note_remains(step, input_estimate)
         self._calls += 1
         self._model = served.model
         self._limit = self._limit_of(served.model)
         attempt = attempt_id(self._task.task_id, step, self._calls)
-        request = self._request(attempt, step, served, input_bound)
+        request = self._request(attempt, step, served, input_bound, input_estimate)
         try:
             _raise_unless_held(await self._leave(request, input_estimate + served.max_output_tokens), served.model.name)
         except asyncio.CancelledError:
@@ -126,10 +118,12 @@ class RunAccounts:
 
     async def begin_known(self, step: int, served: Served) -> None:
         """See `Calls.begin_known`. The fence is checked and the step before is saved, as for any call."""
-        _raise_unless_held(await undisturbed(self._ask(self._request(None, step, served, 0))), served.model.name)
+        _raise_unless_held(await undisturbed(self._ask(self._request(None, step, served, 0, 0))), served.model.name)
         self.used = self.used + Usage(cached_calls=1)
 
-    def _request(self, attempt: UUID | None, step: int, served: Served, input_bound: int) -> CallRequest:
+    def _request(
+        self, attempt: UUID | None, step: int, served: Served, input_bound: int, input_estimate: int
+    ) -> CallRequest:
         return CallRequest(
             attempt,
             step,
@@ -141,17 +135,8 @@ class RunAccounts:
             served.max_output_tokens,
             self._task.max_cost_usd,
             self._task.conversation_id,
+            input_estimate,
         )
-
-    async def _note_remains(self, step: int, input_estimate: int) -> None:
-        """Once: what was cut in this step read what this call will read."""
-        remains, self._remains = self._remains, ()
-        for one in remains:
-            if one.call.step == step:
-                tokens = {"input_tokens": input_estimate, "output_tokens": one.output_tokens}
-                told = {"agent": self._task.agent, "metadata": self._task.metadata, **tokens}
-                note = partial(self._repository.note_received, self._task.task_id, self._fence)
-                await until_available(partial(note, one.call.attempt_id, told))
 
     def heard(self, limits: RateLimits) -> None:
         """See `Calls.heard`."""

@@ -35,7 +35,7 @@ class BudgetExceededError(Exception):
     def __init__(self, leave: Leave) -> None:
         amount, cap, missing = (value or Decimal(0) for value in (leave.amount, leave.cap, leave.missing))
         of = f" of {leave.subject}" if leave.subject and leave.scope != "run" else ""
-        waited = f" after {leave.waited:.0f} s of waiting for open holds" if leave.verdict == "wait" else ""
+        waited = f" after {leave.waited or 0:.0f} s of waiting for open holds" if leave.verdict == "wait" else ""
         super().__init__(
             f"the next model call could cost {amount:f} USD, for which the {leave.scope} budget{of} of {cap:f} USD"
             f" has {missing:f} USD too little left{waited}"

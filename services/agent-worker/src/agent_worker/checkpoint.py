@@ -20,7 +20,7 @@ class Checkpoint:
     def __init__(self, steps: Iterable[SavedStep] = (), proposal: Proposal | None = None) -> None:
         self.unsaved: SavedStep | None = None
         self.proposal = proposal
-        """The step after those, where its model has said what it wants, and people were to approve it."""
+        """The step after those, where it is stored what its model wants to do."""
         self._stored = list(steps)
         self._steps = [step_from(saved.number, saved.state) for saved in self._stored]
 
@@ -56,7 +56,7 @@ class Checkpoint:
 
     @property
     def used(self) -> Usage:
-        """What the run has used: its finished steps, and the one that waited."""
+        """What the run has used: its finished steps, and the one that it goes on with."""
         return self.usage + (self.proposal.step.usage if self.proposal is not None else Usage())
 
     @property
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
-        """How the finished steps, and the one that waited, changed their model."""
+        """How the finished steps, and the one that it goes on with, changed their model."""
         steps = [*self._steps, self.proposal.step] if self.proposal is not None else self._steps
         return tuple(fallback for step in steps for fallback in step.fallbacks)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_worker.accounts import ModelNotAllowedError, UnpricedModelError
-from agent_worker.approved import ApprovalExpiredError
 from agent_worker.budgets import BudgetExceededError
 from agent_worker.happenings import LimitReachedError, ResponseMismatchError, Step
 from agent_worker.providers.base import ProviderError
+from agent_worker.undertaking import ApprovalExpiredError
 from common.contracts.runs import RunError, TerminalStatus
 from common.contracts.usage import Usage
 from common.errors import PoisonError

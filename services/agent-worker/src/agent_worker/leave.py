@@ -24,6 +24,8 @@ class CallRequest:
     max_output_tokens: int
     run_cap: Decimal | None
     conversation_id: UUID | None = None
+    input_estimate: int | None = None
+    """What it will probably read: what is billed of it where its worker dies in it."""
 
 
 @dataclass(frozen=True, slots=True)

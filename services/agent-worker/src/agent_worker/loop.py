@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from time import monotonic
 
-from agent_worker.approved import Approved
 from agent_worker.calling import called
 from agent_worker.calls import Calls
 from agent_worker.happenings import (
     Answered,
     CallUsed,
-    Decided,
     FellBack,
     Happening,
     HistoryTrimmed,
@@ -36,13 +33,12 @@ from agent_worker.happenings import (
     StepEnded,
     Tally,
     Token,
-    ToolEnded,
     ToolsMissing,
-    ToolStarted,
     WrappingUp,
 )
 from agent_worker.history import History
 from agent_worker.plan import Plan
+from agent_worker.proposals import Proposal
 from agent_worker.providers.base import (
     CallMeter,
     ModelRequest,
@@ -58,7 +54,8 @@ from agent_worker.resilience.retry import Failures, Retry
 from agent_worker.response_cache import Answer
 from agent_worker.sizes import overhead, said_bytes, text_bytes
 from agent_worker.tools.base import Toolbox
-from agent_worker.turns import assistant_turn, text_of, tool_turn, user_turn
+from agent_worker.turns import assistant_turn, text_of, user_turn
+from agent_worker.undertaking import Intents, Undertaking, Unnoted
 from common.contracts.usage import Usage
 
 
@@ -93,25 +90,27 @@ class AgentLoop:
         history: History | None = None,
         used: Usage | None = None,
         passed: float = 0.0,
-        approved: Approved | None = None,
+        proposal: Proposal | None = None,
         repaired: bool = False,
         said: int = 0,
+        intents: Intents | None = None,
     ) -> AsyncGenerator[Happening, None]:
         """Run from a step on, after the given turns, and before them what fits of the history.
 
-        The steps before have used so much and said so many bytes, and so many seconds have passed. A first step that
-        waited for approval is gone on with: its model was asked. Ends with `Answered` or `Proposed`. Raises
-        `ProviderError` where the models failed for good, `LimitReachedError`, `ResponseMismatchError`,
-        `ApprovalExpiredError`, and what `Calls` raises.
+        The steps before have used so much and said so many bytes, and so many seconds have passed. A first step that is
+        a proposal is gone on with: its model was asked. Without `intents` nobody will take the run over. Ends with
+        `Answered` or `Proposed`. Raises `ProviderError` where the models failed for good, `LimitReachedError`,
+        `ResponseMismatchError`, `ApprovalExpiredError`, and what `Calls` and `Intents` raise.
         """
         given = history or History()
         self._history, self._told, self._repaired = given if self.tools.specs else given.without_tools(), 0, repaired
+        self._intents = intents or Unnoted()
         began, total, self._said = monotonic() - passed, used or Usage(), said
         if self.tools.missing:
             yield ToolsMissing(self.tools.missing)
         for number in itertools.count(first_step):
-            if approved is not None and number == approved.step.number:
-                doing = self._go_on(approved)
+            if proposal is not None and number == proposal.step.number:
+                doing = self._undertake(proposal)
             else:
                 limit = self._plan.limits.reached(number, total, monotonic() - began, self._said)
                 doing = self._step(number, turns, limit)
@@ -147,9 +146,12 @@ class AgentLoop:
         if any(map(self.tools.asks, calls)):
             yield Proposed(step, tuple(calls))
             return
-        async with aclosing(self._use(step, calls)) as happenings:
+        async with aclosing(self._undertake(Proposal(step, tuple(calls)))) as happenings:
             async for happening in happenings:
                 yield happening
+
+    def _undertake(self, proposal: Proposal) -> AsyncGenerator[Happening, None]:
+        return Undertaking(proposal, self._intents, self.tools).happenings()
 
     def _answer(self, number: int, pieces: list[Piece], limit: Limit | None, tally: Tally) -> Answered:
         """The last step, of which only the text counts: calls that nobody will run are no part of the conversation."""
@@ -171,24 +173,6 @@ class AgentLoop:
         self._repaired = True
         turns = (*answered.step.turns, user_turn(REPAIR.format(problem)))
         return Repairing(replace(answered.step, turns=turns), problem)
-
-    async def _go_on(self, approved: Approved) -> AsyncGenerator[Happening, None]:
-        await approved.begin()
-        yield Decided(approved.step.number, approved.rulings)
-        async with aclosing(self._use(approved.step, approved.calls, approved)) as happenings:
-            async for happening in happenings:
-                yield happening
-
-    async def _use(
-        self, step: Step, calls: Sequence[ToolCall], approved: Approved | None = None
-    ) -> AsyncGenerator[Happening, None]:
-        for index, call in enumerate(calls):
-            if approved is None or approved.makes(index):
-                yield ToolStarted(call)
-        results = await self.tools.run_all(calls, partial(approved.run, tools=self.tools) if approved else None)
-        for result in results:
-            yield ToolEnded(result)
-        yield StepEnded(replace(step, turns=(*step.turns, tool_turn(results))))
 
     def _trimmed(self, step: int, turns: tuple[Turn, ...]) -> HistoryTrimmed | None:
         """Let go what the model's window has no room for; told where that is more than before."""

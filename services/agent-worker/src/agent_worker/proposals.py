@@ -1,4 +1,5 @@
-"""A step that waits for people: what its model wants to do, and what was decided of it; as values and as stored."""
+"""A step of which only the model's part is done: what its model wants to do, and what people decided of it, where they
+are to; as values and as stored."""
 
 from __future__ import annotations
 
@@ -45,17 +46,26 @@ class WaitingCall:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A step of which only the model's part is done."""
+    """A step of which only the model's part is done.
+
+    It is stored before people are asked, and before calls are made that do harm if they are made twice.
+    """
 
     step: Step
     calls: tuple[ToolCall, ...]
     """All that it asks for."""
-    waiting: tuple[WaitingCall, ...]
+    waiting: tuple[WaitingCall, ...] = ()
     """Those of them that people decide on."""
-    expires_at: datetime
-    on_timeout: Literal["deny", "approve", "expire"]
+    expires_at: datetime | None = None
+    on_timeout: Literal["deny", "approve", "expire"] | None = None
+    """Both are None where nobody is asked."""
     stands_until: EventId | None = None
-    """The last event that stands when the run goes on; None before it is parked."""
+    """The last event that stands when the run goes on; None before it is stored."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is found by who takes the run over."""
+        return self.stands_until is not None
 
     @property
     def decided(self) -> bool:
@@ -97,7 +107,7 @@ def step_from(number: int, state: Mapping[str, Any]) -> Step:
 
 
 def document_of(proposal: Proposal, told: EventId) -> dict[str, Any]:
-    """A proposal as `runtime.park` takes it; `told` is the event by which the stream was told of it."""
+    """A proposal as `runtime.propose` takes it; `told` is the last event that stands when the run goes on with it."""
     kept = ("index", "call_id", "tool", "arguments", "schema")
     return {
         "step": proposal.step.number,
@@ -112,12 +122,12 @@ def document_of(proposal: Proposal, told: EventId) -> dict[str, Any]:
 
 def proposal_from(document: Mapping[str, Any]) -> Proposal:
     """A proposal as `runtime.acquire` gives it back."""
-    state = document["state"]
+    state, expires_at = document["state"], document["expires_at"]
     return Proposal(
         step=step_from(document["step"], state),
         calls=tuple(ToolCall(**call) for call in state["calls"]),
         waiting=tuple(WaitingCall(**call) for call in document["calls"]),
-        expires_at=datetime.fromisoformat(document["expires_at"]),
+        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
         on_timeout=document["on_timeout"],
         stands_until=EventId(document["fence"], document["last_seq"]),
     )

@@ -7,7 +7,7 @@ time. Rows are locked in the order of their ids, by tenant where balances are co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
@@ -35,7 +35,7 @@ ORDER BY r.n
 _RENEW = "SELECT task_id, cancel_requested FROM runtime.renew($1, $2, $3)"
 _BEGIN_CALLS = (
     "SELECT * FROM runtime.begin_calls("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[], $16)"
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::numeric[], $16, $17)"
 )
 _FINISH = """
 SELECT runtime.finish(r.task_id, r.fence, r.status, r.outcome, r.finished_at, r.turn::jsonb, r.turn_bytes)
@@ -48,7 +48,7 @@ _NOTE_RECEIVED = "SELECT runtime.note_received($1, $2, $3, $4)"
 _PAUSES = "SELECT scope, name, kill FROM runtime.pauses"
 _RELEASE = "SELECT runtime.release($1, $2, $3, $4, $5, $6)"
 _PARK = "SELECT runtime.park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-_BEGIN_APPROVED = "SELECT runtime.begin_approved($1, $2, $3)"
+_BEGIN_TOOLS = "SELECT runtime.begin_tools($1, $2, $3, $4, $5)"
 _NOTE_RESULT = "SELECT runtime.note_result($1, $2, $3, $4, $5)"
 
 
@@ -90,7 +90,7 @@ class Acquisition:
     alone: int = 0
     """Of the attempts those in a process that ran nothing else."""
     proposal: Proposal | None = None
-    """The step that the run goes on with, where it waited for people."""
+    """The step that the run goes on with, where its model's part is done."""
 
 
 class _Acquire(NamedTuple):
@@ -121,6 +121,8 @@ class _Finish(NamedTuple):
     turn_bytes: int | None
 
 
+# As `astuple`, which copies every value deeply: that took longer than all else that a worker does for a hold.
+_asked_of = attrgetter(*(field.name for field in fields(CallRequest)))
 # The locks of a batch are held until its commit: a few dozen runs give all that is to be gained.
 _BATCH = 32
 
@@ -172,7 +174,7 @@ class RunRepository:
         return await self._beginning.call(_BeginCall(tenant_id, task_id, fence, call, saved))
 
     async def _begin_calls(self, asked: Sequence[_BeginCall]) -> list[Leave]:
-        rows = [(a.tenant_id, a.task_id, a.fence, *_checkpoint_text(a.saved), *astuple(a.call)) for a in asked]
+        rows = [(a.tenant_id, a.task_id, a.fence, *_checkpoint_text(a.saved), *_asked_of(a.call)) for a in asked]
         async with postgres.acquire(self._pool, self._timeout) as connection:
             return [Leave(**dict(row)) for row in await connection.fetch(_BEGIN_CALLS, *_columns(rows))]
 
@@ -220,15 +222,17 @@ class RunRepository:
             values = (task.task_id, fence, *waiting, event, *_checkpoint(saved), proposal, obstacle.needs)
             return bool(await connection.fetchval(_PARK, *values))
 
-    async def begin_approved(self, task_id: UUID, fence: int, step: int) -> dict[int, dict[str, Any] | None] | None:
-        """Note that the approved calls of a step will be made; what is known of those that are begun already, by their
-        place. None where another has the fence."""
+    async def begin_tools(
+        self, task_id: UUID, fence: int, step: int, indexes: Sequence[int], proposal: dict[str, Any] | None
+    ) -> dict[int, dict[str, Any] | None] | None:
+        """Note that these calls of a step will be made, with the step where it is not stored; what is known of those
+        that are begun already, by their place. None where another has the fence."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
-            begun = await connection.fetchval(_BEGIN_APPROVED, task_id, fence, step)
+            begun = await connection.fetchval(_BEGIN_TOOLS, task_id, fence, step, indexes, proposal)
         return None if begun is None else {call["index"]: call["result"] for call in begun}
 
     async def note_result(self, task_id: UUID, fence: int, step: int, index: int, result: dict[str, Any]) -> None:
-        """What an approved call has come to."""
+        """What a call that was begun has come to."""
         async with postgres.acquire(self._pool, self._timeout) as connection:
             await connection.execute(_NOTE_RESULT, task_id, fence, step, index, result)
 

@@ -16,15 +16,16 @@ import structlog
 from agent_worker import conversing
 from agent_worker.accounts import CancelRequestedError, RunAccounts, RunLostError, until_available
 from agent_worker.acquired import Acquired
-from agent_worker.approved import ApprovalExpiredError
-from agent_worker.awaiting_approval import ApprovalNeededError, RunIntents, approved_of, proposal_of
+from agent_worker.awaiting_approval import ApprovalNeededError, proposal_of, taken_up
 from agent_worker.budgets import ParkedForBudgetError
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.cutting import undisturbed
 from agent_worker.deferring import DeferredError, final, waiting_event
+from agent_worker.durable import make_durable
 from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data
 from agent_worker.fitting import fitted
 from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Repairing, Retrying, Step, StepEnded, Token
+from agent_worker.intents import RunIntents
 from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
 from agent_worker.obstacles import Obstacle
@@ -32,13 +33,13 @@ from agent_worker.progress import RunLog
 from agent_worker.repository import RunRepository
 from agent_worker.stopping import StopReason
 from agent_worker.telling import event_of, started, taken_over
-from common.contracts import RunFinished, RunProgressed, TaskSubmitted
+from agent_worker.undertaking import ApprovalExpiredError
+from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
 from common.contracts.runs import Fallback, Routing, RunError, TerminalStatus
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
-from common.messaging.topology import EVENTS
 
 _log = structlog.get_logger(__name__)
 # A broker message holds a MiB: a step that has more to say is made durable in parts.
@@ -179,10 +180,9 @@ class Run:
         kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *kept.turns)
-        approved = approved_of(kept, RunIntents(self._repository, self.task.task_id, self.fence))
-        happenings = self._loop.run(
-            turns, kept.next_step, history, kept.usage, passed, approved, kept.repaired, kept.said_bytes
-        )
+        intents = RunIntents(self._repository, self.task.task_id, self.fence, self._make_durable)
+        step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
+        happenings = self._loop.run(turns, step, history, kept.usage, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -226,24 +226,7 @@ class Run:
         self._step_began = last_id
 
     async def _make_durable(self) -> EventId:
-        """Publish the events that only this process and Redis have; the id of the last of them."""
-        events = self.log.not_durable()
-        last_id = events[-1].id
-        progressed = RunProgressed(
-            task_id=self.task.task_id,
-            tenant_id=self.task.tenant_id,
-            fence=self.fence,
-            step=self._checkpoint.next_step,
-            events=events,
-        )
-        stable_id = f"{self.task.task_id}:{last_id}"
-        await until_available(
-            lambda: self._publisher.publish(
-                EVENTS, progressed.kind, progressed, subject=self.task.task_id, stable_id=stable_id
-            )
-        )
-        self.log.mark_durable(last_id)
-        return last_id
+        return await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))

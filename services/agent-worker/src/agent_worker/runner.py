@@ -101,6 +101,7 @@ class Runner:
             await self._tell_parked(task, found)
             return Disposition.DONE
         await self._ring(task)
+        await until_available(partial(remains.note, task, found, self._equipment.repository, self._equipment.redis))
         log = RunLog(streams.key(task.tenant_id, task.task_id), found.fence, self._equipment.writer)
         refusal = refusal_of(task, found, self._equipment.settings, self._equipment.staffing, self._alone, death)
         if refusal is None and self._suspect(found):
@@ -225,7 +226,6 @@ class Runner:
         equipment, staffed = self._equipment, self._equipment.staffing.of(task)
         assert staffed is not None  # noqa: S101 - `_refusal` has looked
         checkpoint = Checkpoint(found.steps, found.proposal)
-        shared = (equipment.repository, equipment.redis)
         accounts = RunAccounts(
             task,
             found.fence,
@@ -236,7 +236,6 @@ class Runner:
             log,
             partial(equipment.limits.of, task.tier),
             equipment.settings.budgets.patience,
-            await until_available(partial(remains.find, task, found.fence, checkpoint.stands_until, *shared)),
         )
         box = await equipment.mcp.toolbox(staffed.agent, equipment.toolboxes[staffed.agent.name])
         tools = box.within(tool_context(task, log, equipment.tool_records))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
@@ -54,7 +55,7 @@ async def settle(connection: Connection, records: Sequence[UsageRecorded]) -> Ou
     bills = [bill(r, holds.get(r.attempt_id), listed.get(r.attempt_id)) for r in firsts.values()]
     new = await repository.file_usage(connection, bills)
     filed = [one for one in bills if one.record.attempt_id in new]
-    await repository.post(connection, [one.entry for one in filed if one.entry])
+    await repository.post(connection, [entry for one in filed if (entry := one.entry)])
     await repository.resolve_holds(
         connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
     )
@@ -64,14 +65,16 @@ async def settle(connection: Connection, records: Sequence[UsageRecorded]) -> Ou
     return Outcome(filed, len(records) - len(filed), conflicting)
 
 
-def report(outcome: Outcome) -> None:
-    """Count and log it."""
+def report(outcome: Outcome, *, doubts_as: Literal["own_record", "received"] = "own_record") -> None:
+    """Count and log it; `doubts_as` is by what those of its holds were resolved that had been in doubt."""
     metrics.DUPLICATES.inc(outcome.repeated)
     for record in outcome.conflicting:
         metrics.CONFLICTS.inc()
         _log.error("usage.conflict", **_names(record))
     for one in outcome.filed:
         _report_bill(one)
+        if one.held and one.settlement and one.hold and one.hold.state == "in_doubt":
+            metrics.DOUBTS_RESOLVED.labels(doubts_as).inc()
 
 
 def _report_bill(one: Bill) -> None:

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 # statement, so that a correction which is posted meanwhile is in all of it or in none.
 ISSUE = """
 WITH before AS (
-  SELECT l.kind, l.provider, l.model, l.agent, l.user_id, sum(l.calls)::bigint AS calls,
+  SELECT l.kind, l.provider, l.model, l.agent, l.user_id, l.plan, l.days, l.of_days, sum(l.calls)::bigint AS calls,
          sum(l.input_tokens)::bigint AS input_tokens, sum(l.output_tokens)::bigint AS output_tokens,
          sum(l.amount) AS amount
   FROM billing.invoice_lines l JOIN billing.invoices i USING (invoice_id)
-  WHERE i.tenant_id = $1 AND i.month = $2 GROUP BY 1, 2, 3, 4, 5
+  WHERE i.tenant_id = $1 AND i.month = $2 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 ), both_ AS (
-  SELECT * FROM billing.invoice_draft($1, $2)
+  SELECT kind, provider, model, agent, user_id, plan, days, of_days, calls, input_tokens, output_tokens, amount
+  FROM billing.invoice_draft($1, $2)
   UNION ALL
-  SELECT kind, provider, model, agent, user_id, -calls, -input_tokens, -output_tokens, -amount FROM before
+  SELECT kind, provider, model, agent, user_id, plan, days, of_days, -calls, -input_tokens, -output_tokens, -amount
+  FROM before
 ), lines AS (
-  SELECT kind, provider, model, agent, user_id, sum(calls) AS calls, sum(input_tokens) AS input_tokens,
-         sum(output_tokens) AS output_tokens, sum(amount) AS amount
-  FROM both_ GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> 0 OR sum(calls) <> 0
+  SELECT kind, provider, model, agent, user_id, plan, days, of_days, sum(calls) AS calls,
+         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(amount) AS amount
+  FROM both_ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 HAVING sum(amount) <> 0 OR sum(calls) <> 0
 ), issued AS (
   INSERT INTO billing.invoices (tenant_id, month, number, plan, total, issued_by)
   SELECT $1, $2, n.number, $3, coalesce((SELECT sum(amount) FROM lines), 0), $4
@@ -36,9 +38,11 @@ WITH before AS (
   RETURNING invoice_id, number, total
 ), written AS (
   INSERT INTO billing.invoice_lines
-    (invoice_id, line, tenant_id, kind, provider, model, agent, user_id, calls, input_tokens, output_tokens, amount)
-  SELECT i.invoice_id, row_number() OVER (ORDER BY l.kind DESC, l.provider, l.model, l.agent, l.user_id), $1, l.kind,
-         l.provider, l.model, l.agent, l.user_id, l.calls, l.input_tokens, l.output_tokens, l.amount
+    (invoice_id, line, tenant_id, kind, provider, model, agent, user_id, calls, input_tokens, output_tokens, amount,
+     plan, days, of_days)
+  SELECT i.invoice_id, row_number() OVER (ORDER BY l.kind DESC, l.provider, l.model, l.agent, l.user_id, l.plan), $1,
+         l.kind, l.provider, l.model, l.agent, l.user_id, l.calls, l.input_tokens, l.output_tokens, l.amount,
+         l.plan, l.days, l.of_days
   FROM issued i CROSS JOIN lines l
 )
 SELECT number, total FROM issued

@@ -62,17 +62,25 @@ async def unresolved(connection: Connection, tenant_id: UUID, month: date) -> in
     return count
 
 
+# By the plans that the tenant had in the month; a tenant that was not there yet has the present one's name on it.
 KEEP_TERMS = """
-INSERT INTO billing.months (tenant_id, month, plan, free_allowance_usd, monthly_fee_usd)
-SELECT t.tenant_id, $2, p.name, p.free_allowance_usd, p.monthly_fee_usd
-FROM identity.tenants t JOIN identity.plans p ON p.name = t.plan WHERE t.tenant_id = $1
-ON CONFLICT (tenant_id, month) DO NOTHING
+WITH plans AS MATERIALIZED (
+  SELECT * FROM billing.plans_of_month($1, $2)
+), closed AS (
+  INSERT INTO billing.months (tenant_id, month, plan, free_allowance_usd, monthly_fee_usd)
+  SELECT t.tenant_id, $2, coalesce((SELECT p.plan FROM plans p WHERE p.lasts), t.plan),
+         (SELECT coalesce(sum(p.allowance), 0) FROM plans p), (SELECT coalesce(sum(p.fee), 0) FROM plans p)
+  FROM identity.tenants t WHERE t.tenant_id = $1
+  ON CONFLICT (tenant_id, month) DO NOTHING RETURNING tenant_id
+)
+INSERT INTO billing.month_plans (tenant_id, month, plan, days, of_days, fee_usd, allowance_usd)
+SELECT c.tenant_id, $2, p.plan, p.days, p.of_days, p.fee, p.allowance FROM closed c CROSS JOIN plans p
 """
 TERMS = "SELECT plan, free_allowance_usd, monthly_fee_usd FROM billing.months WHERE tenant_id = $1 AND month = $2"
 
 
 async def keep_terms(connection: Connection, tenant_id: UUID, month: date) -> Terms | None:
-    """The plan's terms, kept with the month when it is closed first; None where there is no such tenant."""
+    """What its plans come to, kept with the month when it is closed first; None where there is no such tenant."""
     await connection.execute(KEEP_TERMS, tenant_id, month)
     row = await connection.fetchrow(TERMS, tenant_id, month)
     return Terms(row["plan"], row["free_allowance_usd"], row["monthly_fee_usd"]) if row else None

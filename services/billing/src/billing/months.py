@@ -15,9 +15,10 @@ from billing.ledger import Entry, allowance_entry, fee_entry
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A plan's terms as they were when the month was closed first."""
+    """What its plans came to, by the days of each, when the month was closed first."""
 
     plan: str
+    """The one of its last day."""
     free_allowance: Decimal
     monthly_fee: Decimal
 

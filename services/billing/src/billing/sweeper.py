@@ -8,12 +8,13 @@ the answer had been received, it is not given up but settled by that, as an esti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import asyncpg
 import structlog
+from asyncpg import Record
 
 from billing import correction_records, handlers, metrics, repository
 from billing.correcting import Correction
@@ -41,18 +42,24 @@ WITH stale AS (
 )
 UPDATE billing.holds h SET state = 'in_doubt', doubted_at = clock_timestamp()
 FROM stale WHERE h.attempt_id = stale.attempt_id AND h.state = 'open'
+RETURNING h.attempt_id, h.task_id, h.tenant_id, h.amount
 """
 
 LOCK_DOUBTFUL = """
-SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received
+SELECT attempt_id, tenant_id, task_id, user_id, provider, model, step, call, fence, opened_at, amount, received,
+       input_estimate
 FROM billing.holds
 WHERE state = 'in_doubt' AND doubted_at < clock_timestamp() - $1::interval
 ORDER BY attempt_id LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
+NOTE_POLICY = "UPDATE billing.holds SET policy = $2 WHERE attempt_id = ANY ($1::uuid[]) AND doubted_at IS NOT NULL"
+
 COUNT = """
-SELECT count(*) FILTER (WHERE state = 'open') AS open, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt
+SELECT count(*) FILTER (WHERE state = 'open') AS open, count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt,
+       coalesce(extract(epoch FROM clock_timestamp() - min(doubted_at) FILTER (WHERE state = 'in_doubt')), 0)::float8
+         AS oldest
 FROM billing.holds WHERE state IN ('open', 'in_doubt')
 """
 COUNT_UNPRICED = "SELECT count(*) FROM (SELECT FROM billing.usage WHERE price_id IS NULL LIMIT 10000) AS first_ones"
@@ -68,32 +75,46 @@ async def sweep_forever(pool: Pool, timeout: float, sweep: Sweep, drain: Drain) 
             _log.warning("sweep.postponed", error=repr(error))
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has moved."""
+
+    doubted: Sequence[Record] = ()
+    voided: Sequence[Record] = ()
+    salvaged: handlers.Outcome | None = None
+    priced: Sequence[Correction] = ()
+
+
 async def sweep_once(pool: Pool, timeout: float, sweep: Sweep, *, void: bool) -> None:
     """Move what is due; without `void` nothing is given up, because its record may only be on its way."""
     async with transaction(pool, timeout) as connection:
-        voided, priced, salvaged = list[asyncpg.Record](), list[Correction](), None
-        if await connection.fetchval(ONE_AT_A_TIME):
-            priced = await put_right(connection, await correction_records.unpriced_with_a_price(connection, sweep.size))
-            await connection.execute(DOUBT, timedelta(seconds=sweep.grace), sweep.size)
-            voided, salvaged = await _give_up(connection, sweep) if void else ([], None)
+        swept = await _sweep(connection, sweep, void=void)
         unresolved = await connection.fetchrow(COUNT)
         unpriced = await connection.fetchval(COUNT_UNPRICED)
-    for state, count in (unresolved or {}).items():
-        metrics.UNRESOLVED.labels(state).set(count)
+    assert unresolved is not None  # noqa: S101 - an aggregate has one row
+    for state in ("open", "in_doubt"):
+        metrics.UNRESOLVED.labels(state).set(unresolved[state])
+    metrics.OLDEST_DOUBT.set(unresolved["oldest"])
     metrics.UNPRICED_NOW.set(unpriced)
-    for hold in voided:
-        _report(hold)
-    if salvaged is not None:
-        handlers.report(salvaged)
-    for one in priced:
-        _report_priced(one)
+    _report(swept)
 
 
-async def _give_up(connection: Connection, sweep: Sweep) -> tuple[list[asyncpg.Record], handlers.Outcome | None]:
+async def _sweep(connection: Connection, sweep: Sweep, *, void: bool) -> Swept:
+    if not await connection.fetchval(ONE_AT_A_TIME):
+        return Swept()
+    priced = await put_right(connection, await correction_records.unpriced_with_a_price(connection, sweep.size))
+    doubted = await connection.fetch(DOUBT, timedelta(seconds=sweep.grace), sweep.size)
+    voided, salvaged = await _give_up(connection, sweep) if void else ((), None)
+    return Swept(doubted, voided, salvaged, priced)
+
+
+async def _give_up(connection: Connection, sweep: Sweep) -> tuple[Sequence[Record], handlers.Outcome | None]:
     doubtful = await connection.fetch(LOCK_DOUBTFUL, timedelta(seconds=sweep.doubt), sweep.size)
     records = [salvage(dict(hold)) for hold in doubtful if hold["received"] is not None]
+    await connection.execute(NOTE_POLICY, [record.attempt_id for record in records], "received")
     salvaged = await handlers.settle(connection, records) if records else None
     voided = [hold for hold in doubtful if hold["received"] is None]
+    await connection.execute(NOTE_POLICY, [hold["attempt_id"] for hold in voided], "platform_pays")
     await repository.resolve_holds(connection, {hold["attempt_id"]: None for hold in voided})
     return voided, salvaged
 
@@ -106,22 +127,28 @@ def salvage(hold: Mapping[str, Any]) -> UsageRecorded:
         **{name: hold[name] for name in named},
         agent=found["agent"],
         metadata=found["metadata"],
-        usage=Usage(input_tokens=found["input_tokens"], output_tokens=found["output_tokens"]),
+        usage=Usage(input_tokens=hold["input_estimate"] or 0, output_tokens=found["output_tokens"]),
         estimated=True,
         recorded_at=hold["opened_at"],
     )
 
 
-def _report(hold: asyncpg.Record) -> None:
-    metrics.VOIDED.inc()
-    metrics.VOIDED_USD.inc(float(hold["amount"]))
-    _log.warning(
-        "hold.voided",
-        attempt_id=str(hold["attempt_id"]),
-        task_id=str(hold["task_id"]),
-        tenant_id=str(hold["tenant_id"]),
-        amount=str(hold["amount"]),
-    )
+def _report(swept: Swept) -> None:
+    metrics.DOUBTED.inc(len(swept.doubted))
+    for hold in swept.doubted:
+        _log.info("hold.doubted", **_names(hold))
+    for hold in swept.voided:
+        metrics.DOUBTS_RESOLVED.labels("platform_pays").inc()
+        metrics.VOIDED_USD.inc(float(hold["amount"]))
+        _log.warning("hold.voided", **_names(hold))
+    if swept.salvaged is not None:
+        handlers.report(swept.salvaged, doubts_as="received")
+    for one in swept.priced:
+        _report_priced(one)
+
+
+def _names(hold: Record) -> dict[str, str]:
+    return {name: str(hold[name]) for name in ("attempt_id", "task_id", "tenant_id", "amount")}
 
 
 def _report_priced(one: Correction) -> None:

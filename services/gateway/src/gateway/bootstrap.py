@@ -37,6 +37,7 @@ from gateway.cancelling import Cancellations
 from gateway.cancelling_many import CancellationsOfMany
 from gateway.conversation_records import Conversations
 from gateway.database import Database
+from gateway.doubt_records import Doubts
 from gateway.hub import Hub
 from gateway.identities import Identities
 from gateway.invoice_records import Invoices
@@ -47,14 +48,17 @@ from gateway.metrics import Metrics
 from gateway.outstanding import Outstanding
 from gateway.outstanding_records import OpenTasks
 from gateway.pause_records import Pauses
+from gateway.plan_records import Plans
 from gateway.principals import Principals
 from gateway.proof_records import SECONDS, Proofs
 from gateway.records import Records
 from gateway.routes import admin, approvals, cancels, conversations, pauses, streams, tasks, usage
 from gateway.routes import batches as batches_routes
 from gateway.routes.budgets import budgeting, budgets_of_tenants, burn_rates, time_zones
+from gateway.routes.doubts import doubting
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.plans import planning
 from gateway.routes.proof import proving
 from gateway.routes.schedules import (
     changing_schedules,
@@ -181,6 +185,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 budgets_of_tenants(administration, budgets),
                 time_zones(administration, budgets),
                 burn_rates(administration, budgets),
+                doubting(administration, Doubts(database)),
+                planning(administration, Plans(database)),
                 admin.tenants_and_keys(administration, identities),
                 pauses.pausing(administration, Pauses(database, sender), catalogue),
                 cancels.cancelling_for_tenants(administration, identities, many),

@@ -16,7 +16,7 @@ AMOUNT = Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$", examples=["49.000123"], descrip
 _MONTH = Field(pattern=r"^[0-9]{4}-[0-9]{2}$", examples=["2026-10"])
 _COLUMNS = (
     "month", "state", "document", "number", "kind", "provider", "model", "agent", "user_id", "calls", "input_tokens",
-    "output_tokens", "amount_usd",
+    "output_tokens", "amount_usd", "plan", "days", "of_days",
 )  # fmt: skip
 # What a spreadsheet would take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -47,6 +47,9 @@ class InvoiceLine(Document):
     input_tokens: int = Field(description="cached ones included")
     output_tokens: int
     amount_usd: str = AMOUNT
+    plan: str | None = Field(description="of a fee: the plan's; there is a line for each plan that the tenant had")
+    days: int | None = Field(description="of a fee: for how many of the month's days, of the tenant's time zone")
+    of_days: int | None = Field(description="of a fee: how many days the month has")
 
 
 class Invoice(InvoiceHead):
@@ -100,7 +103,7 @@ def as_csv(month: Mapping[str, Any]) -> str:
         for line in document["lines"]:
             named = [cell(line[name]) for name in ("kind", "provider", "model", "agent", "user_id")]
             counted = [line[name] for name in ("calls", "input_tokens", "output_tokens", "amount_usd")]
-            writer.writerow([*head, *named, *counted])
+            writer.writerow([*head, *named, *counted, cell(line["plan"]), line["days"], line["of_days"]])
     return text.getvalue()
 
 

@@ -80,6 +80,9 @@ def _lines(pages: FPDF, document: Mapping[str, Any]) -> None:
 
 
 def _cells(line: Mapping[str, Any]) -> Sequence[str]:
+    if line["kind"] == "fee" and line["days"] is not None:
+        days = f"{_KINDS['fee']} {line['plan']}, {line['days']} of {line['of_days']} days"
+        return (days, "", "", "", "", "", line["amount_usd"])
     if line["kind"] != "usage":
         return (_KINDS[line["kind"]], "", "", "", "", "", line["amount_usd"])
     counts = [f"{line[name]:,}" for name in ("calls", "input_tokens", "output_tokens")]

@@ -26,13 +26,13 @@ WHERE t.tenant_id = identity.current_tenant() ORDER BY 1 DESC, 2 LIMIT $1
 """
 _ISSUED = """
 SELECT i.number, i.total, i.issued_at, l.kind, l.provider, l.model, l.agent, l.user_id, l.calls, l.input_tokens,
-       l.output_tokens, l.amount
+       l.output_tokens, l.amount, l.plan, l.days, l.of_days
 FROM billing.invoices i LEFT JOIN billing.invoice_lines l USING (invoice_id)
 WHERE i.tenant_id = identity.current_tenant() AND i.month = $1 ORDER BY i.number, l.line
 """
 _DRAFT = """
 SELECT * FROM billing.invoice_draft(identity.current_tenant(), $1) WHERE amount <> 0 OR calls <> 0
-ORDER BY kind DESC, provider, model, agent, user_id
+ORDER BY kind DESC, provider, model, agent, user_id, plan
 """
 # By what is posted now: with all corrections, those too for which no credit note is issued yet.
 _BY_LABEL = """
@@ -44,7 +44,9 @@ GROUP BY 1 ORDER BY 1 LIMIT 10001
 _THERE = "SELECT EXISTS (SELECT FROM identity.tenants WHERE tenant_id = identity.current_tenant())"
 # Documents in a list: ten years with a credit note for each month.
 _MOST = 240
-_FIELDS = ("kind", "provider", "model", "agent", "user_id", "calls", "input_tokens", "output_tokens")
+_FIELDS = (
+    "kind", "provider", "model", "agent", "user_id", "calls", "input_tokens", "output_tokens", "plan", "days", "of_days"
+)  # fmt: skip
 
 
 class Invoices:

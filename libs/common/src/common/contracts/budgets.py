@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import date
 from decimal import Decimal
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
 from common.contracts.base import Contract
+
+BudgetScope: TypeAlias = Literal["conversation", "run", "tenant_day", "tenant_month", "user_day"]
+BudgetThreshold: TypeAlias = Literal[50, 80, 100]
 
 
 class BudgetWarned(Contract):
@@ -20,9 +23,9 @@ class BudgetWarned(Contract):
     version: Literal[1] = 1
     warning_id: UUID = Field(description="the same however often it is published")
     tenant_id: UUID
-    scope: Literal["conversation", "run", "tenant_day", "tenant_month", "user_day"]
+    scope: BudgetScope
     subject: str | None = Field(description="the user, the conversation, the task; null for the tenant")
-    threshold: Literal[50, 80, 100] = Field(
+    threshold: BudgetThreshold = Field(
         description="percent; 100 also where what is left is too little for a call that the cap as such allows"
     )
     cap_usd: Decimal

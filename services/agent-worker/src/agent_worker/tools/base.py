@@ -166,14 +166,24 @@ class Toolbox:
 
     def asks(self, call: ToolCall) -> bool:
         """Whether a person is to decide on the call. One that fails by itself is nothing to decide on."""
+        tool = self._sound(call)
+        return tool is not None and self._marked(call.name, tool)
+
+    def harms_twice(self, call: ToolCall) -> bool:
+        """Whether the call has side effects. One that fails by itself has none."""
+        tool = self._sound(call)
+        return tool is not None and tool.side_effect
+
+    def _sound(self, call: ToolCall) -> Tool | None:
+        """The tool, where it can be called like that."""
         tool = self.tools.get(call.name)
-        if tool is None or call.malformed is not None or not self._marked(call.name, tool):
-            return False
+        if tool is None or call.malformed is not None:
+            return None
         try:
             tool.signature.checked(call.arguments)
         except ToolError:
-            return False
-        return True
+            return None
+        return tool
 
     def _marked(self, name: str, tool: Tool) -> bool:
         named = self.approvals.tools
