@@ -73,12 +73,13 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("api", APIS)
 async def test_a_fresh_process_has_nothing_left_to_import_at_its_first_call(simulator: str, api: str) -> None:
     fresh = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _FRESH, api, simulator, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         said, wrong = await fresh.communicate()
     assert fresh.returncode == 0, wrong.decode()
     assert not [name for name in said.decode().split() if name.startswith(("anthropic", "openai"))]
