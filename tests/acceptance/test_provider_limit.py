@@ -31,7 +31,9 @@ def stack(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         text = (catalogue / file).read_text(encoding="utf-8")
         renamed = text.replace(entry.format("claude-haiku-4-5"), entry.format(model))
         assert renamed != text
-        (catalogue / file).write_text(renamed, encoding="utf-8")
+        # Nobody else answers for it: what its limit does not let through waits.
+        alone = [line for line in renamed.splitlines(keepends=True) if not line.lstrip().startswith("fallbacks:")]
+        (catalogue / file).write_text("".join(alone), encoding="utf-8")
     with staged(servers, catalogue) as stage, running(stage, tmp_path_factory.mktemp("services")) as stack:
         yield stack
 
