@@ -223,6 +223,7 @@ async def test_a_tenant_with_very_many_is_counted_page_by_page_and_nobody_waits_
 ) -> None:
     monkeypatch.setattr(outstanding, "_PAGE", 487)  # no divisor: the last page is not a whole one
     monkeypatch.setattr(outstanding, "_PAGE_SECONDS", 30.0)
+    monkeypatch.setattr(outstanding, "_WAIT_SECONDS", 0.5)
     tenant = await gateway.tenant()
     await _many(gateway, tenant, 30_000)
     go_on = asyncio.Event()
@@ -245,7 +246,8 @@ async def test_a_tenant_with_very_many_is_counted_page_by_page_and_nobody_waits_
             go_on.set()
 
             async def whole() -> bool:
-                return bool(await state.exists(whole_key(tenant.id)))
+                told = {entry["event"] for entry in logs}
+                return "admission.recounted" in told and bool(await state.exists(whole_key(tenant.id)))
 
             await eventually(whole, 60)
         assert len(pages) == 30_000 // 487 + 1
