@@ -25,7 +25,7 @@ async def _reads_tokens(reading: Reading, count: int) -> None:
     await eventually(enough, 30)
 
 
-async def test_a_killed_workers_run_is_finished_by_another(fragile_stack: Stack) -> None:
+async def test_a_killed_workers_run_is_finished_by_another_within_ten_seconds(fragile_stack: Stack) -> None:
     stack = fragile_stack
     script = '[[sim tool=calculator:{"expression":"6*7"} tokens=30 tps=15]]'
     async with stack.client() as client:
@@ -48,8 +48,7 @@ async def test_a_killed_workers_run_is_finished_by_another(fragile_stack: Stack)
     resets = [event for event in reading.events if event.type == "reset"]
     assert [event.data["reason"] for event in resets] == ["taken over"]
     assert resets[0].data["after"], "the first step was finished, and stands"
-    # A lease of four seconds and what was left of the run; the rest is for a machine that stands still now and then.
-    assert took < 60, f"the run was finished {took:.1f} s after its worker was killed"
+    assert took < 10, f"the run was finished {took:.1f} s after its worker was killed"
     # The first step's call is not made again, and what the killed worker bought nobody pays twice.
     rows = await usage_rows(stack, task["id"])
     assert [row["step"] for row in rows] == [1, 2]
