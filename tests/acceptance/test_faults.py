@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from uuid import UUID
 
 import pytest
@@ -24,7 +25,7 @@ async def _reads_tokens(reading: Reading, count: int) -> None:
     await eventually(enough, 30)
 
 
-async def test_a_killed_workers_run_is_finished_by_another(fragile_stack: Stack) -> None:
+async def test_a_killed_workers_run_is_finished_by_another_within_ten_seconds(fragile_stack: Stack) -> None:
     stack = fragile_stack
     script = '[[sim tool=calculator:{"expression":"6*7"} tokens=30 tps=15]]'
     async with stack.client() as client:
@@ -33,10 +34,10 @@ async def test_a_killed_workers_run_is_finished_by_another(fragile_stack: Stack)
         following = asyncio.create_task(follow(client, task["id"], reading))
         await _reads_tokens(reading, 3)
         victim = await stack.worker_of(task["id"])
+        killed = time.monotonic()
         stack.kill(victim)
-        # How soon is measured by `make bench-run`: here it is that it goes on without anybody's help.
-        async with asyncio.timeout(120):
-            await following
+        await following
+        took = time.monotonic() - killed
         finished = await settled(client, task["id"])
         stack.start(victim)
         stack.until_ready()
@@ -47,6 +48,7 @@ async def test_a_killed_workers_run_is_finished_by_another(fragile_stack: Stack)
     resets = [event for event in reading.events if event.type == "reset"]
     assert [event.data["reason"] for event in resets] == ["taken over"]
     assert resets[0].data["after"], "the first step was finished, and stands"
+    assert took < 10, f"the run was finished {took:.1f} s after its worker was killed"
     # The first step's call is not made again, and what the killed worker bought nobody pays twice.
     rows = await usage_rows(stack, task["id"])
     assert [row["step"] for row in rows] == [1, 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from common.contracts import UsageRecorded
@@ -46,6 +46,15 @@ async def publish(publisher: Publisher, records: Sequence[UsageRecorded]) -> Non
     await asyncio.gather(
         *(publisher.publish(EVENTS, r.kind, r, subject=r.task_id, stable_id=str(r.attempt_id)) for r in records)
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what this process itself comes to know."""
+
+    async def met() -> bool:
+        return condition()
+
+    await eventually(met, 60)
 
 
 async def depth(stage: Stage, queue: str) -> int:

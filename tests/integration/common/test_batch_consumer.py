@@ -17,8 +17,8 @@ from common.messaging.consumer import BatchConsumer, BatchPolicy
 from common.messaging.publisher import RabbitPublisher
 from common.messaging.settlement import Disposition
 from common.messaging.topology import AGENT_WORKER, BILLING, BILLING_QUEUE, DEAD_EVENTS_QUEUE, EVENTS, PERSISTER
-from tests.integration.common.queues import cut_connections, publish, purge, read, until_depth, usage
-from tests.stage import Stage, eventually
+from tests.integration.common.queues import cut_connections, publish, purge, read, until, until_depth, usage
+from tests.stage import Stage
 
 Handler = Callable[[Sequence[UsageRecorded]], Awaitable[None]]
 
@@ -40,13 +40,6 @@ async def _consuming(stage: Stage, handler: Handler, policy: BatchPolicy | None 
     assert task.cancelled()
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async def met() -> bool:
-        return condition()
-
-    await eventually(met, 60)
-
-
 async def test_many_messages_take_few_batches(stage: Stage, worker: RabbitPublisher) -> None:
     batches: list[list[int]] = []
 
@@ -55,7 +48,7 @@ async def test_many_messages_take_few_batches(stage: Stage, worker: RabbitPublis
 
     await publish(worker, [usage(number) for number in range(1000)])
     async with _consuming(stage, handle, BatchPolicy(size=200, linger=3.0)):
-        await _until(lambda: sum(map(len, batches)) == 1000)
+        await until(lambda: sum(map(len, batches)) == 1000)
         await until_depth(stage, BILLING_QUEUE, 0)
     assert sorted(step for batch in batches for step in batch) == list(range(1000))
     assert max(map(len, batches)) == 200
@@ -72,7 +65,7 @@ async def test_a_poisonous_message_is_found_and_dies_alone(stage: Stage, worker:
 
     await publish(worker, [usage(number) for number in range(100)])
     async with _consuming(stage, handle):
-        await _until(lambda: len(handled) >= 98)
+        await until(lambda: len(handled) >= 98)
         await until_depth(stage, DEAD_EVENTS_QUEUE, 2)
         await until_depth(stage, BILLING_QUEUE, 0)
     assert sorted(handled) == [number for number in range(100) if number not in (13, 77)]
@@ -89,7 +82,7 @@ async def test_an_error_that_is_not_explained_comes_again_later(stage: Stage, wo
 
     await publish(worker, [usage(number) for number in range(10)])
     async with _consuming(stage, handle):
-        await _until(lambda: sorted(handled) == list(range(10)))
+        await until(lambda: sorted(handled) == list(range(10)))
         await until_depth(stage, BILLING_QUEUE, 0)
 
 
@@ -114,7 +107,7 @@ async def test_what_died_is_never_lost_and_comes_again_later(stage: Stage, worke
     async with Broker(stage.rabbit(PERSISTER), "test") as broker:
         consumer = BatchConsumer(DEAD_EVENTS_QUEUE, handle, decode=read, hopeless=Disposition.RETRY)
         task = asyncio.create_task(consumer.run(broker))
-        await _until(lambda: len(tried) == 3)
+        await until(lambda: len(tried) == 3)
         await until_depth(stage, DEAD_EVENTS_QUEUE, 0)
         task.cancel()
         await asyncio.wait({task}, timeout=15)
@@ -131,7 +124,7 @@ async def test_a_batch_waits_for_what_is_unavailable(stage: Stage, worker: Rabbi
 
     await publish(worker, [usage(number) for number in range(50)])
     async with _consuming(stage, handle, BatchPolicy(size=50, linger=2)):
-        await _until(lambda: len(seen) == 3)
+        await until(lambda: len(seen) == 3)
         await until_depth(stage, BILLING_QUEUE, 0)
     assert seen[0] == seen[1] == seen[2]
     assert sorted(seen[0]) == list(range(50))
@@ -150,7 +143,7 @@ async def test_what_cannot_be_read_goes_to_the_dead_letters(stage: Stage, worker
         await exchange.publish(aio_pika.Message(b"{}", type="nobody.knows"), "usage.recorded")
     async with _consuming(stage, handle):
         await until_depth(stage, DEAD_EVENTS_QUEUE, 2)
-        await _until(lambda: handled == [1])
+        await until(lambda: handled == [1])
         await until_depth(stage, BILLING_QUEUE, 0)
 
 
@@ -177,5 +170,5 @@ async def test_nothing_is_lost_when_the_connection_is_cut(stage: Stage, worker: 
             await cut_connections(stage, BILLING)
         going_on.set()
         await published(range(500, 600))
-        await _until(lambda: set(handled) == set(range(600)))
+        await until(lambda: set(handled) == set(range(600)))
         await until_depth(stage, BILLING_QUEUE, 0)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from common.errors import BrokerUnavailable
 from common.messaging.connection import Broker
@@ -9,15 +8,8 @@ from common.messaging.consumer import consuming
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import BILLING, BILLING_QUEUE
-from tests.integration.common.queues import cut_connections, depth, publish, purge, read, until_depth, usage
+from tests.integration.common.queues import cut_connections, depth, publish, purge, read, until, until_depth, usage
 from tests.stage import Stage, eventually
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async def met() -> bool:
-        return condition()
-
-    await eventually(met, 60)
 
 
 async def test_it_can_be_halted_for_a_while_and_is_not_brought_back_meanwhile(stage: Stage, worker: Publisher) -> None:
@@ -28,13 +20,13 @@ async def test_it_can_be_halted_for_a_while_and_is_not_brought_back_meanwhile(st
         consuming(broker, BILLING_QUEUE, prefetch=1, on_delivery=held.append) as consumption,
     ):
         await publish(worker, [usage(1), usage(2), usage(3)])
-        await _until(lambda: len(held) == 1)
+        await until(lambda: len(held) == 1)
         await consumption.halt()
         assert await held[0].settle(Disposition.DONE)  # what it holds can be settled
         await until_depth(stage, BILLING_QUEUE, 2)
         await cut_connections(stage, BILLING)
-        await _until(lambda: held[0].lost)
-        await _until(lambda: broker.ready)
+        await until(lambda: held[0].lost)
+        await until(lambda: broker.ready)
         assert len(held) == 1
 
         async def going_on() -> bool:

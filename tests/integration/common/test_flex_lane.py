@@ -11,7 +11,7 @@ from common.messaging.flex import FlexConsumer, FlexLane
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition, RabbitDelivery
 from common.messaging.topology import BILLING, BILLING_QUEUE
-from tests.integration.common.queues import cut_connections, publish, purge, read, until_depth, usage
+from tests.integration.common.queues import cut_connections, publish, purge, read, until, until_depth, usage
 from tests.stage import Stage, eventually
 
 
@@ -72,11 +72,8 @@ async def test_one_whose_connection_was_lost_says_so_and_another_goes_on(
     await publish(worker, [usage(1)])
     await come(held, 1)
 
-    async def lost() -> bool:
-        return first.lost
-
     await cut_connections(stage, BILLING)
-    await eventually(lost, 30)
+    await until(lambda: first.lost)
     assert not await held[0].settle(Disposition.DONE)
 
     async def opened() -> FlexConsumer | None:

@@ -15,8 +15,7 @@ from gateway import principals
 from tests.integration.gateway.conftest import Fragile, Tap, Tenant
 from tests.stage import eventually
 
-# Far above the deadlines, and far below what waits for a server that hangs.
-_LIMIT_SECONDS = 20.0
+_LIMIT_SECONDS = 3.0
 
 
 async def _timed(fragile: Fragile, tenant: Tenant, key: str | None = None) -> tuple[int, float]:
