@@ -66,6 +66,7 @@ class Run:
         self.task = task
         self.log = log
         self.fence = acquired.fence
+        self.lease = acquired.lease
         self._acquired = acquired
         self._loop = agent_loop
         self._routing = routing
@@ -180,7 +181,7 @@ class Run:
         kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *kept.turns)
-        intents = RunIntents(self._repository, self.task.task_id, self.fence, self._make_durable)
+        intents = RunIntents(self._repository, self.task.task_id, self.fence, self.lease, self._make_durable)
         step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
         happenings = self._loop.run(turns, step, history, kept.usage, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
