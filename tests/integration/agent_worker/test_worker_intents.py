@@ -184,7 +184,7 @@ def _stands_still(worker: Worker) -> tuple[asyncio.Event, asyncio.Event]:
         await go_on.wait()
         return answer
 
-    worker.repository.begin_tools = begun  # type: ignore[method-assign]
+    worker.repository.begin_tools = begun  # type: ignore[assignment,method-assign]
     return stands, go_on
 
 
