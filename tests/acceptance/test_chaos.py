@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: points of a run at which its worker is killed, or stands still, and another goes on."""
+"""The short form of `make chaos`: at points of a run its worker is killed, or stands still, and another goes on."""
 
 from __future__ import annotations
 
