@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.servers import Servers, ServersOfThisRun, ServersUnavailable
+from tests.units_of_work import UnitsOfWork
 
 SERVERS = pytest.StashKey[ServersOfThisRun]()
 UNIT = Path(__file__).parent / "unit"
@@ -29,6 +30,12 @@ def pytest_configure_node(node: Any) -> None:
             node.workerinput["servers"] = node.config.stash[SERVERS].get().dump()
         except ServersUnavailable as problem:
             node.workerinput["no_servers"] = str(problem)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> UnitsOfWork | None:
+    """See `UnitsOfWork`."""
+    return UnitsOfWork(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

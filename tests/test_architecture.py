@@ -11,6 +11,7 @@ import pytest
 
 from common.catalogue import load_catalogue
 from common.messaging import topology
+from tests.units_of_work import FRAGILE
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = {
@@ -131,3 +132,8 @@ def test_a_file_says_one_thing() -> None:
         if (lines := len(module.read_text(encoding="utf-8").splitlines())) > 300
     }
     assert not long
+
+
+def test_all_files_that_share_the_fragile_stack_are_run_by_one_process() -> None:
+    files = (ROOT / "tests/acceptance").glob("test_*.py")
+    assert {file.stem.removeprefix("test_") for file in files if "fragile_stack" in file.read_text()} == set(FRAGILE)

@@ -13,13 +13,13 @@ from tests.servers import CHOICE, Servers, ServersOfThisRun, ServersUnavailable
 from tests.stage import staged
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that nothing is broken in."""
     yield from _run(servers, tmp_path_factory.mktemp("stack"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fragile_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose servers nobody else uses: they may be restarted, and Redis emptied."""
     # Never those that the environment names: they are others' too.
