@@ -40,6 +40,12 @@ class Client:
         await self._house.go.wait()
         assert not self.closed
 
+    async def warm_up(self) -> None:
+        """See `Warmable.warm_up`."""
+        self._house.calls.append(f"warm {self.key}")
+        await self._house.go.wait()
+        assert not self.closed
+
     async def close(self) -> None:
         """See `Provider.close`."""
         self.closed = True
@@ -152,6 +158,22 @@ async def test_the_keeper_takes_what_is_new_and_keeps_what_it_has_where_there_is
         said.append(await asked(rotating))
     assert said == ["first", "second", "second", "second", "second"]
     assert (house.closed(), changed) == ({"first"}, ["anthropic"])
+
+
+async def test_a_client_that_is_being_warmed_up_is_closed_after_that() -> None:
+    house = House()
+    house.go.clear()
+    rotating = Rotating(house.connect, ("first",))
+    warming = asyncio.create_task(rotating.warm_up())
+    await asyncio.sleep(0)
+    assert house.calls == ["warm first"]
+    rotating.use(("second",))
+    await rotating.close_drained()
+    assert house.closed() == set(), "it would leave a connection behind that nobody closes"
+    house.go.set()
+    await warming
+    await rotating.close_drained()
+    assert house.closed() == {"first"}
 
 
 async def test_keys_that_are_what_it_was_started_with_are_no_change() -> None:

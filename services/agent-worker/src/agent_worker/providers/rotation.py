@@ -99,7 +99,11 @@ class Rotating:
         """See `Warmable.warm_up`."""
         for keyed in list(self._current.values()):
             if isinstance(keyed.provider, Warmable):
-                await keyed.provider.warm_up()
+                keyed.calls += 1  # closed in the middle of it, it would leave its connection behind
+                try:
+                    await keyed.provider.warm_up()
+                finally:
+                    keyed.calls -= 1
 
     async def close(self) -> None:
         """See `Provider.close`."""
