@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 from benchmarks.figures import Figure
 from benchmarks.load import Connection, connected, head, post_all
@@ -28,6 +30,7 @@ WORKER = "agent-worker-1"
 SERVICES = ("simulator", "gateway", WORKER, "persister", "billing")
 AGENT = "stepping"
 PROMPT = 'Count. [[sim ttft=%g tool=calculator:{"expression":"1+1"} steps=1000]]'
+_PAGE = 8192
 _DEADLINE = 120
 
 
@@ -37,13 +40,16 @@ def measure(servers: Servers, logs: Path) -> list[Figure]:
         run(_steps(stack, PROMPT % 0))  # warm
         thinking = [_in_turn(stack, PROMPT % THINKING) for _ in range(RUNS)]
         at_once = [_in_turn(stack, PROMPT % 0) for _ in range(RUNS)]
-    ours, theirs, cpu = zip(*thinking, strict=True)
+        disk = tuple(_disk(logs / "written") for _ in range(RUNS))
+    ours, theirs, _ = zip(*thinking, strict=True)
+    _, _, cpu = zip(*at_once, strict=True)  # without what a worker does by the clock while a model thinks
     return [
         Figure("added to a model call by all around it, p50", "ms", _added(thinking), better="less", must=3, aim=1),
         Figure("a step: model call, tool, all made durable, p50", "ms", ours, better="less"),
         Figure("the same call by the bare SDK, p50", "ms", theirs, better="less"),
         Figure("processor time of a step in the worker", "ms", cpu, better="less"),
         Figure("added to a call of a model that speaks at once, p50", "ms", _added(at_once), better="less"),
+        Figure("a write that the disk confirms, of which a step awaits two, p50", "ms", disk, better="less"),
     ]
 
 
@@ -57,6 +63,18 @@ def _in_turn(stack: Stack, prompt: str) -> tuple[float, float, float]:
 
 def _added(turns: list[tuple[float, float, float]]) -> tuple[float, ...]:
     return tuple(ours - theirs for ours, theirs, _ in turns)
+
+
+def _disk(path: Path) -> float:
+    """Milliseconds of what the broker does for a confirm, and PostgreSQL for a commit, at the least."""
+    found = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(STEPS):
+            file.write(bytes(_PAGE))
+            began = perf_counter()
+            os.fdatasync(file.fileno())
+            found.append((perf_counter() - began) * 1000)
+    return median(found)
 
 
 async def _steps(stack: Stack, prompt: str) -> list[float]:
