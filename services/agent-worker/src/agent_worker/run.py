@@ -1,8 +1,9 @@
 """One acquired run from its first event to its one end.
 
 The order of what is made durable, which every crash is measured against: a step's events are confirmed by the broker
-before its checkpoint is written; a call's usage is confirmed before the run goes on; the end is decided in PostgreSQL
-before it is published, and published before the message is acknowledged. Redelivery repairs what is missing.
+before its checkpoint is written, and so is the usage of its calls, before a tool with a side effect begins and before
+the end is decided, too; the end is decided in PostgreSQL before it is published, and published before the message is
+acknowledged. Redelivery repairs what is missing.
 """
 
 from __future__ import annotations
@@ -170,6 +171,9 @@ class Run:
         except FAILURES as error:
             told, self.settles_as = final(error, self._model, self._acquired)
             return self._failed(told)
+        finally:
+            # However it ended, and before that is decided.
+            await undisturbed(self._accounts.confirmed())
 
     def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
         self.log.emit("error", error.model_dump())
@@ -227,7 +231,9 @@ class Run:
         self._step_began = last_id
 
     async def _make_durable(self) -> EventId:
-        return await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        last_id = await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        await self._accounts.confirmed()
+        return last_id
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))
