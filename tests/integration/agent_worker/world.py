@@ -19,7 +19,8 @@ from pydantic import SecretStr
 
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.limiter.script import key_of
-from agent_worker.mcp.servers import McpServers
+from agent_worker.mcp.servers import McpServers, Tenants
+from agent_worker.mcp_records import McpRecords
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -259,6 +260,7 @@ class World:
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
         limits = ProviderLimits(Pipelined(self.state, 10.0), TEST_CATALOGUE, 1)
         breakers = Breakers(Pipelined(state, 0.2 if redis_port is not None else 10.0), TEST_CATALOGUE, rules)
+        registered = McpRecords(pool, settings.postgres.timeout).of
         equipment = Equipment(
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
@@ -271,7 +273,7 @@ class World:
             redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
-            mcp=McpServers(Guard()),
+            mcp=McpServers(Guard(), tenants=Tenants(registered, Guard(allowed=settings.fetch_networks))),
             responses=responses or Responses(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

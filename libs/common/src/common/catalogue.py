@@ -124,6 +124,7 @@ class Agent(_Entry):
     model: str
     tools: tuple[str, ...] = ()
     mcp: tuple[McpServer, ...] = Field(default=(), description="servers whose tools it has beside its own")
+    tenant_mcp: bool = Field(default=True, description="whether tenants may give it the tools of MCP servers of theirs")
     approvals: Approvals = Approvals()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
