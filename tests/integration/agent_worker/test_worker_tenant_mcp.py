@@ -102,7 +102,7 @@ async def test_a_call_that_is_to_be_approved_waits_for_a_person(world: World, ad
     begun = "SELECT count(*) FROM runtime.intents WHERE task_id = $1"
     assert await world.owner.fetchval(begun, task.task_id) == 0
     parked_for = await world.owner.fetchval("SELECT reason FROM runtime.parked WHERE task_id = $1", task.task_id)
-    assert parked_for == "awaiting_approval"
+    assert parked_for == "approval"
 
 
 async def test_what_is_deleted_is_gone_from_runs_that_begin_later(

@@ -33,7 +33,7 @@ def environment() -> str:
 
 
 @server.tool()
-def who(context: Context) -> str:  # type: ignore[type-arg]
+def who(context: Context) -> str:
     """Who asks, as the headers say."""
     request: Any = context.request_context.request
     return " ".join(str(request.headers.get(name)) for name in ("authorization", "x-api-key"))
