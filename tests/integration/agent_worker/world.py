@@ -79,6 +79,7 @@ MODELS = (
     model("no-price", "scripted"),
     model(FIRST, "messages", "anthropic", "standard", SECOND),
     model(SECOND, "chat", "openai", "strong"),
+    model("claude-sonnet-5-5", "scripted").model_copy(update={"window": 8_000, "max_output": 1_000}),
 )
 AUTO = (
     AutoRule(**{"class": "strong", "keywords": ("prove",)}),
@@ -100,8 +101,17 @@ AGENTS = (
     Agent(name="terse", version=1, system="", model="claude-haiku-4-5", max_output_bytes=300),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
+MINUTED = Agent(
+    name="minuted",
+    version=1,
+    system="Be brief.",
+    model="claude-sonnet-5-5",
+    tools=("calculator",),
+    max_output_tokens=300,
+    history_summary_tokens=200,
+)
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
-TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=AGENTS, auto=AUTO)
+TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=(*AGENTS, MINUTED), auto=AUTO)
 
 
 class Played:

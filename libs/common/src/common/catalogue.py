@@ -134,6 +134,12 @@ class Agent(_Entry):
     max_output_bytes: int = Field(
         default=400_000, ge=1, le=800_000, description="of all that its model says in a run, which ends there"
     )
+    history_summary_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        le=8192,
+        description="of a summary of what its window leaves out of a conversation, made by a model call; unset: none",
+    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     timeout_seconds: float = Field(
         default=600, gt=0, le=LONGEST_RUN_SECONDS, description="wall clock of a whole run, takeovers included"
