@@ -242,6 +242,10 @@ async def _registered(document: _Document, gateway: Running) -> None:
     document.check("/v1/mcp-servers", await client.get("/v1/mcp-servers", headers=tenant.headers))
     document.check(own, await client.get(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
+    await client.put(address, json=body, headers=tenant.headers)
+    route, operators = "/v1/admin/tenants/{tenant_id}/mcp-servers", f"/v1/admin/tenants/{tenant.id}/mcp-servers"
+    document.check(route, await client.get(operators, headers=_ADMIN))
+    document.check(f"{route}/{{name}}", await client.delete(f"{operators}/crm", headers=_ADMIN))
 
 
 async def _uploaded(document: _Document, client: httpx2.AsyncClient, tenant: Tenant, conversation: UUID) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from gateway.mcp_schemas import MOST_SERVERS, why_not
-from tests.integration.gateway.conftest import Running, Tenant
+from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 from tests.stage import Stage
 
 SECRET = "Bearer s3cret-0815"
@@ -105,6 +105,19 @@ async def test_another_tenants_server_reads_as_none(registry: Registry) -> None:
     assert await stranger.delete("crm") == 404
     assert (await stranger.put(url="https://other.example/mcp")).status_code == 201
     assert (await registry.get("/crm")).json()["url"] == URL
+
+
+async def test_an_operator_sees_and_ends_them(registry: Registry) -> None:
+    await registry.put(auth={"value": SECRET})
+    client, headers = registry.gateway.client, {"Authorization": f"Bearer {ADMIN_KEY}"}
+    address = f"/v1/admin/tenants/{registry.tenant.id}/mcp-servers"
+    seen = await client.get(address, headers=headers)
+    assert seen.json() == (await registry.get()).json()
+    assert SECRET not in seen.text
+    assert (await client.get(address, headers=registry.tenant.headers)).status_code == 401
+    gone = [(await client.delete(f"{address}/crm", headers=headers)).status_code for _ in range(2)]
+    assert gone == [204, 404]
+    assert await registry.names() == []
 
 
 async def test_a_tenant_has_so_many_at_most(registry: Registry) -> None:

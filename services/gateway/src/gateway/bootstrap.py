@@ -59,7 +59,7 @@ from gateway.routes.budgets import budgeting, budgets_of_tenants, burn_rates, ti
 from gateway.routes.doubts import doubting
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
-from gateway.routes.mcp_servers import reading_mcp, registering_mcp
+from gateway.routes.mcp_servers import mcp_of_tenants, reading_mcp, registering_mcp
 from gateway.routes.plans import planning
 from gateway.routes.proof import proving
 from gateway.routes.schedules import (
@@ -190,6 +190,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 budgets_of_tenants(administration, budgets),
                 time_zones(administration, budgets),
                 burn_rates(administration, budgets),
+                mcp_of_tenants(administration, mcp_servers),
                 doubting(administration, Doubts(database)),
                 planning(administration, Plans(database)),
                 admin.tenants_and_keys(administration, identities),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
 from asyncpg import Record
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +21,9 @@ from gateway.mcp_documents import McpServerDocument, McpServerList
 from gateway.mcp_records import McpServers
 from gateway.mcp_schemas import MOST_SERVERS, is_name, read_server
 from gateway.principals import Principals
+from gateway.routes.admin import Administration, admin_router
 from gateway.routes.raw import SECURED, Json, RawRoute
+from gateway.schemas import Text
 
 _ADDRESS = "/v1/mcp-servers"
 _SHOWN = (
@@ -113,6 +116,34 @@ def reading_mcp(principals: Principals, servers: McpServers) -> APIRouter:
         except StoreUnavailable as error:
             raise problems.unavailable("The server may have been deleted: ask again.") from error
         if not found:
+            raise _no_such_server()
+        return Response(status_code=204)
+
+    return router
+
+
+def mcp_of_tenants(administration: Administration, servers: McpServers) -> APIRouter:
+    """Where tenants' runs lead, for operators."""
+    router = admin_router(administration)
+
+    @router.get(
+        "/tenants/{tenant_id}/mcp-servers",
+        summary="List a tenant's MCP servers",
+        responses={200: {"model": McpServerList}, **problem_responses("not-found", "invalid-request")},
+    )
+    async def listed(tenant_id: UUID) -> Response:
+        """By their names, without what authenticates us there."""
+        return Json({"items": [_view(row) for row in await servers.all(tenant_id)]})
+
+    @router.delete(
+        "/tenants/{tenant_id}/mcp-servers/{name}",
+        status_code=204,
+        summary="Delete a tenant's MCP server",
+        responses=problem_responses("not-found", "invalid-request"),
+    )
+    async def delete(tenant_id: UUID, name: Annotated[Text, Path(max_length=64)]) -> Response:
+        """Runs that begin ten seconds later or more have no tool of it."""
+        if not await servers.delete(tenant_id, name):
             raise _no_such_server()
         return Response(status_code=204)
 
