@@ -64,7 +64,7 @@ Said = Sequence[TextDelta | ToolCall | ProviderError]
 PRICED = Price(provider="anthropic", model="claude-haiku-4-5")
 
 # Of this process alone: what is learned of a model is shared by all that use one Redis.
-FIRST, SECOND = (f"{name}-{uuid4().hex[:8]}" for name in ("first", "second"))
+FIRST, SECOND, THIRD = (f"{name}-{uuid4().hex[:8]}" for name in ("first", "second", "third"))
 
 
 def model(name: str, api: Any, provider: Any = "anthropic", class_: str = "simple", *fallbacks: str) -> Model:
@@ -79,6 +79,7 @@ MODELS = (
     model("no-price", "scripted"),
     model(FIRST, "messages", "anthropic", "standard", SECOND),
     model(SECOND, "chat", "openai", "strong"),
+    model(THIRD, "responses", "openai", "strong", FIRST),
     model("claude-sonnet-5-5", "scripted").model_copy(update={"window": 8_000, "max_output": 1_000}),
 )
 AUTO = (
