@@ -174,8 +174,7 @@ class Run:
         except FAILURES as error:
             told, self.settles_as = final(error, self._model, self._acquired)
             return self._failed(told)
-        finally:
-            # However it ended, and before that is decided.
+        finally:  # however it ended, and before that is decided
             await undisturbed(self._accounts.confirmed())
 
     def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
@@ -190,9 +189,8 @@ class Run:
         turns = (*asked, *kept.turns)
         intents = RunIntents(self._repository, self.task.task_id, self.fence, self.lease, self._make_durable)
         step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
-        happenings = self._loop.run(
-            turns, step, history, kept.usage + used, passed, proposal, kept.repaired, said, intents
-        )
+        used = kept.usage + used
+        happenings = self._loop.run(turns, step, history, used, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
