@@ -13,7 +13,8 @@ from functools import partial
 import httpx2
 
 from agent_worker.limiter.provider_limits import ProviderLimits
-from agent_worker.mcp.servers import McpServers
+from agent_worker.mcp.servers import McpServers, Tenants
+from agent_worker.mcp_records import McpRecords
 from agent_worker.price_records import check_prices
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
@@ -108,7 +109,7 @@ async def assembled(
             limits=limits,
             retry=Retry(),
             responses=await stack.enter_async_context(_responses(settings)),
-            mcp=McpServers(Guard(allowed=settings.fetch_networks)),
+            mcp=_mcp(settings, pool),
             quarantine=quarantine,
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
@@ -125,6 +126,12 @@ async def assembled(
                 await writer.flush()
         finally:
             await stop(*tasks)
+
+
+def _mcp(settings: WorkerSettings, pool: Pool) -> McpServers:
+    registered = McpRecords(pool, settings.postgres.timeout).of
+    tenants = Tenants(registered, Guard(allowed=settings.mcp_networks))
+    return McpServers(Guard(allowed=settings.fetch_networks), tenants=tenants)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from agent_worker.lease import Lease
 from agent_worker.leave import CallRequest, Leave
 from agent_worker.obstacles import Obstacle, Pause
 from agent_worker.proposals import Proposal, document_of, proposal_from
+from agent_worker.summary_records import SummaryRecords
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -137,6 +138,7 @@ class RunRepository:
         self._pool = pool
         self._timeout = timeout
         self._lease = lease
+        self.summaries = SummaryRecords(pool, timeout)
         self._acquiring = Batched(self._acquire, size=_BATCH, order=attrgetter("task_id"))
         self._beginning = Batched(self._begin_calls, size=_BATCH, order=attrgetter("tenant_id", "task_id"))
         self._finishing = Batched(self._finish, size=_BATCH, order=attrgetter("task_id"))
