@@ -118,7 +118,7 @@ class _Free:
     def heard(self, limits: RateLimits) -> None:
         """Nothing to do."""
 
-    async def record(self, attempt: Any, step: int, meter: CallMeter) -> None:
+    def record(self, attempt: Any, step: int, meter: CallMeter) -> None:
         """Nothing to do."""
 
 

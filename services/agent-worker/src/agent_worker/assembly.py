@@ -93,7 +93,7 @@ async def assembled(
         writer = StreamWriter(pipelined, supervisor.fenced_off)
         limits = ProviderLimits(pipelined, catalogue, settings.workers)
         breakers = Breakers(pipelined, catalogue)
-        providers, keys, reached = await stack.enter_async_context(_providers(settings))
+        providers, keys, reached = await stack.enter_async_context(_providers(settings, breakers))
         staffing = Staffing(catalogue, providers, breakers)
         staffing.report_unreachable()
         equipment = Equipment(
@@ -147,7 +147,7 @@ async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
 
 @asynccontextmanager
 async def _providers(
-    settings: WorkerSettings,
+    settings: WorkerSettings, breakers: Breakers
 ) -> AsyncIterator[tuple[dict[str, Provider], KeyKeeper, tuple[Provider, ...]]]:
     """By API, as runs have them; who keeps their keys; and as they are reached."""
     timeout = httpx2.Timeout(settings.first_token_timeout, connect=5.0)
@@ -167,7 +167,8 @@ async def _providers(
         providers |= clients
     try:
         deadlines = Deadlines(settings.first_token_timeout, settings.call_timeout)
-        keeper = KeyKeeper(read_keys, {name: tuple(clients.values()) for name, clients in rotating.items()})
+        kept = {name: tuple(clients.values()) for name, clients in rotating.items()}
+        keeper = KeyKeeper(read_keys, kept, breakers.trust)
         observed: dict[str, Provider] = {api: Observed(Timed(one, deadlines)) for api, one in providers.items()}
         yield observed, keeper, tuple(providers.values())
     finally:

@@ -1,8 +1,9 @@
 """One acquired run from its first event to its one end.
 
 The order of what is made durable, which every crash is measured against: a step's events are confirmed by the broker
-before its checkpoint is written; a call's usage is confirmed before the run goes on; the end is decided in PostgreSQL
-before it is published, and published before the message is acknowledged. Redelivery repairs what is missing.
+before its checkpoint is written, and so is the usage of its calls, before a tool with a side effect begins and before
+the end is decided, too; the end is decided in PostgreSQL before it is published, and published before the message is
+acknowledged. Redelivery repairs what is missing.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Run:
         self.task = task
         self.log = log
         self.fence = acquired.fence
+        self.lease = acquired.lease
         self._acquired = acquired
         self._loop = agent_loop
         self._routing = routing
@@ -172,6 +174,8 @@ class Run:
         except FAILURES as error:
             told, self.settles_as = final(error, self._model, self._acquired)
             return self._failed(told)
+        finally:  # however it ended, and before that is decided
+            await undisturbed(self._accounts.confirmed())
 
     def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
         self.log.emit("error", error.model_dump())
@@ -183,11 +187,10 @@ class Run:
         kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *kept.turns)
-        intents = RunIntents(self._repository, self.task.task_id, self.fence, self._make_durable)
+        intents = RunIntents(self._repository, self.task.task_id, self.fence, self.lease, self._make_durable)
         step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
-        happenings = self._loop.run(
-            turns, step, history, kept.usage + used, passed, proposal, kept.repaired, said, intents
-        )
+        used = kept.usage + used
+        happenings = self._loop.run(turns, step, history, used, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -238,7 +241,9 @@ class Run:
         self._step_began = last_id
 
     async def _make_durable(self) -> EventId:
-        return await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        last_id = await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        await self._accounts.confirmed()
+        return last_id
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))
