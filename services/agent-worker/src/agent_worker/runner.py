@@ -240,7 +240,7 @@ class Runner:
         )
         own = equipment.toolboxes[staffed.agent.name]
         renewal = equipment.settings.lease_seconds / 4
-        box = await tools_of(task, found.fence, staffed.agent, own, equipment.mcp, equipment.repository, renewal)
+        box = await tools_of(task, found, staffed.agent, own, equipment.mcp, equipment.repository, renewal)
         tools = box.within(tool_context(task, log, equipment.tool_records))
         agent_loop = AgentLoop(plan_of(task, staffed, box, equipment.responses), tools, accounts, equipment.retry)
         acquired = Acquired.of(found, equipment.settings.provider_retries)
