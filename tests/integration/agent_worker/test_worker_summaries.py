@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from agent_worker.minutes import INSTRUCTIONS
-from agent_worker.providers.base import ModelRequest, PermanentError, ProviderError, TextDelta, ToolCall
+import pytest
+
+from agent_worker.minutes import INSTRUCTIONS, shown, transcript
+from agent_worker.providers.base import (
+    CallMeter,
+    ModelRequest,
+    PermanentError,
+    Piece,
+    ProviderError,
+    TextDelta,
+    ToolCall,
+)
 from agent_worker.sizes import overhead, text_bytes
 from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import builtin_tools
+from agent_worker.turns import user_turn
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
+from tests.integration.agent_worker.test_worker_providers import APIS, ask, asking, connected, text
 from tests.integration.agent_worker.test_worker_tool_use import events
 from tests.integration.agent_worker.world import MINUTED, TEST_CATALOGUE, Played, World
 
@@ -114,10 +128,59 @@ async def test_what_is_left_out_is_summed_up_once_and_paid(world: World) -> None
     assert "message 1:" not in second, "what was summed up is not read again"
     assert first(provider.said[-1]).endswith(f"minutes {len(made)}")
     assert "message 9:" in str(provider.said[-1].turns[-1])
-    ((upto, text),) = await talk.summaries()
-    assert text == f"minutes {len(made)}"
+    ((upto, minutes),) = await talk.summaries()
+    assert minutes == f"minutes {len(made)}"
     shown = [str(turn.content[0]["text"]) for turn in provider.said[-1].turns if turn.role == "user"]
     assert f"message {upto + 1}:" in shown[1], "what comes after the summary is all there"
+
+
+class Mute(Minuting):
+    """Sums up, and then says nothing any more."""
+
+    async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:
+        """See `Played.stream`."""
+        if self.summaries and request.system != INSTRUCTIONS:
+            self.requests.append(request)
+            meter.accepted = True
+            await asyncio.Event().wait()
+        async for piece in super().stream(request, meter):
+            yield piece
+
+
+async def test_who_takes_the_run_over_finds_the_summary(world: World) -> None:
+    mute, talk = Mute(), Talk(world)
+    silent = await world.worker(mute, slots=1)
+    for _ in range(3):
+        await talk.say()
+    task = talk.message()
+    await world.submit(task)
+
+    async def summed_up() -> bool:
+        return bool(mute.summaries) and mute.requests[-1].system != INSTRUCTIONS
+
+    await world.until(summed_up)
+    silent.leases.cancel()  # hangs, as far as the others can tell
+    other = Minuting()
+    await world.worker(other)
+    await world.submit(task)
+    end = await world.heard.end(task.task_id, DEADLINE)
+    assert (end.status, end.attempts) == ("completed", 2)
+    assert not other.summaries, "it is made once"
+    assert first(other.said[0]).endswith("minutes 1")
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_every_api_takes_it_before_a_message_and_makes_it(simulator: str, api: str) -> None:
+    provider = connected(api, simulator, silence=60)
+    try:
+        asked = asking('[[sim text="seen"]] hi')
+        pieces, _ = await ask(provider, replace(asked, turns=(*shown("what was said").turns, *asked.turns)))
+        assert text(pieces) == "seen"
+        whole = transcript("before", [shown('[[sim text="minutes"]]')], 10_000)
+        request = replace(asked, system=INSTRUCTIONS, turns=(user_turn(whole),), tools=())
+        assert text((await ask(provider, request))[0]) == "minutes"
+    finally:
+        await provider.close()
 
 
 async def test_a_run_goes_on_without_a_summary_that_cannot_be_made(world: World) -> None:

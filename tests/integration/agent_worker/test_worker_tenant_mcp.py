@@ -15,6 +15,7 @@ from tests.integration.agent_worker.test_worker_tool_use import events, results
 from tests.integration.agent_worker.world import Played, World
 from tests.stage import eventually
 from tests.unit.agent_worker.mcp_serving import over_http
+from tests.unit.agent_worker.web import silence
 
 DEADLINE = 60.0
 
@@ -87,6 +88,46 @@ async def test_servers_that_are_dead_or_slow_fail_no_run(world: World, address: 
     reasons = {one["server"]: one["reason"] for one in missing(world, end)}
     assert "could not be reached" in reasons["my_dead"]
     assert "not on the public web" in reasons["my_metadata"]
+
+
+async def test_a_run_keeps_its_lease_while_a_server_is_asked(world: World) -> None:
+    worker = await world.worker(calling(("calculator", {"expression": "1+1"})), lease=1.0)
+    async with silence("/mcp") as slow:
+        task = world.task()
+        await register(world, task.tenant_id, f"http://127.0.0.1:{slow.port}/mcp")
+        await world.submit(task)
+
+        async def asked() -> object:
+            return slow.asked and (await world.run_row(task))["lease_until"]
+
+        until = await eventually(asked, DEADLINE)
+
+        async def renewed() -> bool:
+            return bool((await world.run_row(task))["lease_until"] > until)
+
+        await eventually(renewed, DEADLINE)
+        end = await world.heard.end(task.task_id, DEADLINE)
+    assert (end.status, end.output, end.attempts) == ("completed", "done", 1)
+    assert [one["reason"] for one in missing(world, end)] == ["it did not answer in time"]
+    assert worker.acquisitions == [task.task_id]
+
+
+async def test_a_run_is_cancelled_while_a_server_is_asked(world: World) -> None:
+    provider = calling(("calculator", {"expression": "1+1"}))
+    await world.worker(provider, lease=1.0)
+    async with silence("/mcp") as slow:
+        task = world.task()
+        await register(world, task.tenant_id, f"http://127.0.0.1:{slow.port}/mcp")
+        await world.submit(task)
+
+        async def asked() -> bool:
+            return bool(slow.asked)
+
+        await eventually(asked, DEADLINE)
+        await world.cancel(task, bell=False)
+        end = await world.heard.end(task.task_id, DEADLINE)
+    assert end.status == "cancelled"
+    assert not provider.requests
 
 
 async def test_a_call_that_is_to_be_approved_waits_for_a_person(world: World, address: str) -> None:

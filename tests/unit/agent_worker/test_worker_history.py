@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_worker import minutes
 from agent_worker.happenings import Answered, HistoryTrimmed
 from agent_worker.history import Exchange, History
 from agent_worker.loop import AgentLoop
-from agent_worker.minutes import transcript
 from agent_worker.providers.base import Block, CallMeter, ModelRequest, RateLimits, TextDelta, Turn
 from agent_worker.providers.scripted import Scripted
 from agent_worker.resilience.chain import Served
@@ -45,6 +45,7 @@ def _exchange(question: str, calls: list[tuple[str, str]], answer: str) -> Excha
 
 EXCHANGES = st.builds(_exchange, _TEXT, st.lists(st.tuples(_TEXT, _TEXT), max_size=3), _TEXT)
 HISTORIES = st.builds(History, st.lists(EXCHANGES, max_size=8).map(tuple), st.integers(0, 5))
+SUMMED = st.builds(replace, HISTORIES, summary=st.none() | _TEXT.map(minutes.shown))
 
 
 @given(HISTORIES, st.integers(-10, 6000))
@@ -71,8 +72,8 @@ def test_a_summary_stays_for_as_long_as_it_fits(history: History, summary: Excha
 def test_what_is_to_be_summed_up_has_its_size_and_is_the_newest(
     exchanges: list[Exchange], before: str | None, size: int
 ) -> None:
-    asked = transcript(before, exchanges, size)
-    whole = transcript(None, exchanges, 1_000_000)
+    asked = minutes.transcript(before, exchanges, size)
+    whole = minutes.transcript(None, exchanges, 1_000_000)
     assert len(asked.encode()) <= size
     assert whole.endswith(asked) or (before is not None and asked.startswith(f"Earlier minutes:\n{before}\n\n"))
 
@@ -122,7 +123,7 @@ class _Free:
 
 
 @pytest.mark.parametrize("tools", [_NO_TOOLS, Toolbox(builtin_tools())], ids=["no tools", "tools"])
-@given(HISTORIES, _TEXT, _TEXT, st.integers(200, 9000))
+@given(SUMMED, _TEXT, _TEXT, st.integers(200, 9000))
 async def test_every_call_fits_the_window_and_has_the_prompt_and_what_is_asked(
     tools: Toolbox, history: History, system: str, question: str, window: int
 ) -> None:

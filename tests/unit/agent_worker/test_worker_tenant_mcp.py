@@ -21,7 +21,7 @@ from agent_worker.tools.guard import Guard
 from common.catalogue import Agent, Approvals, McpServer
 from common.errors import StoreUnavailable
 from tests.unit.agent_worker.mcp_serving import over_http
-from tests.unit.agent_worker.web import moved, serving
+from tests.unit.agent_worker.web import moved, serving, silence
 
 SECONDS = 60.0
 TENANT = uuid4()
@@ -162,10 +162,7 @@ async def test_what_a_redirect_leads_to_is_not_told_who_asks() -> None:
 
 
 async def test_servers_that_are_away_or_slow_cost_their_own_tools(address: str) -> None:
-    async def never(_: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(SECONDS)
-
-    async with serving({"/mcp": never}) as slow:
+    async with silence("/mcp") as slow:
         registry = Registry(
             server(address, tools=("add", "slow"), timeout_seconds=2.0),
             server("http://127.0.0.1:9/mcp", "away"),

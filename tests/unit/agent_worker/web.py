@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.stage import eventually
+
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 _CERTIFICATE = Path(__file__).with_name("tls") / "good.test.pem"
 
@@ -35,6 +37,27 @@ class Web:
     answers: dict[str, Answer]
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Host and target of each request."""
+
+
+@asynccontextmanager
+async def silence(target: str) -> AsyncIterator[Web]:
+    """A server that says nothing to who asks for this, until the context ends."""
+    over, waiting = asyncio.Event(), set[asyncio.StreamWriter]()
+
+    async def say_nothing(writer: asyncio.StreamWriter) -> None:
+        waiting.add(writer)
+        await over.wait()
+        waiting.discard(writer)
+
+    async def nobody_waits() -> bool:
+        return not waiting
+
+    async with serving({target: say_nothing}) as web:
+        try:
+            yield web
+        finally:
+            over.set()
+            await eventually(nobody_waits, 30)
 
 
 @asynccontextmanager

@@ -67,7 +67,7 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_COLLECT_AFTER)
 
 
-async def stop(*tasks: asyncio.Task[None], deadline: float = 5.0) -> None:
+async def stop(*tasks: asyncio.Task[object], deadline: float = 5.0) -> None:
     """Cancel background tasks and wait for their end."""
     for task in tasks:
         task.cancel()

@@ -14,6 +14,7 @@ from agent_worker import remains
 from agent_worker.accounts import RunAccounts, until_available
 from agent_worker.acquired import Acquired, decided_end
 from agent_worker.checkpoint import Checkpoint
+from agent_worker.equipping import tools_of
 from agent_worker.fitting import fitted
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.loop import AgentLoop
@@ -238,7 +239,8 @@ class Runner:
             equipment.settings.budgets.patience,
         )
         own = equipment.toolboxes[staffed.agent.name]
-        box = await until_available(partial(equipment.mcp.toolbox, staffed.agent, own, task.tenant_id))
+        renewal = equipment.settings.lease_seconds / 4
+        box = await tools_of(task, found, staffed.agent, own, equipment.mcp, equipment.repository, renewal)
         tools = box.within(tool_context(task, log, equipment.tool_records))
         agent_loop = AgentLoop(plan_of(task, staffed, box, equipment.responses), tools, accounts, equipment.retry)
         acquired = Acquired.of(found, equipment.settings.provider_retries)
