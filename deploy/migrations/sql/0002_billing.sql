@@ -288,6 +288,11 @@ BEGIN
            (SELECT true FROM billing.budgets o WHERE o.tenant_id = t.tenant_id LIMIT 1) IS NOT NULL AS overridden
     FROM (SELECT DISTINCT u.tenant_id FROM unnest(p_tenants) AS u (tenant_id)) AS d
     JOIN identity.tenants t ON t.tenant_id = d.tenant_id JOIN identity.plans q ON q.name = t.plan
+  ), priced AS MATERIALIZED (
+    SELECT p.provider, p.model, p.price_id, p.input_ceiling_mtok, p.output_mtok
+    FROM (SELECT DISTINCT u.provider, u.model FROM unnest(p_providers, p_models) AS u (provider, model)) AS d
+    JOIN billing.prices p ON p.provider = d.provider AND p.model = d.model AND p.superseded_at IS NULL
+      AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at)
   ), asked AS MATERIALIZED (
     SELECT DISTINCT ON (c.attempt_id) c.n::integer, c.user_id, c.task_id, c.run_cap, c.conversation_id, p.price_id, t.*,
       billing.worst_case(c.input_bound, p.input_ceiling_mtok, c.max_output, p.output_mtok, t.markup_percent) AS amount
@@ -295,8 +300,7 @@ BEGIN
                 p_conversations) WITH ORDINALITY
       AS c (attempt_id, tenant_id, user_id, task_id, provider, model, input_bound, max_output, run_cap, conversation_id, n)
     JOIN tenants t ON t.tenant_id = c.tenant_id
-    JOIN billing.prices p ON p.provider = c.provider AND p.model = c.model AND p.superseded_at IS NULL
-      AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at)
+    JOIN priced p ON p.provider = c.provider AND p.model = c.model
     WHERE c.attempt_id IS NOT NULL AND (c.model <> ALL (t.allowed_models)) IS NOT TRUE
       AND NOT EXISTS (SELECT FROM billing.holds h WHERE h.attempt_id = c.attempt_id)
     ORDER BY c.attempt_id, c.n

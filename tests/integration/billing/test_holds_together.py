@@ -158,6 +158,12 @@ async def test_a_hot_tenants_balances_are_written_once_for_a_whole_batch(
         written = await connection.fetchval(
             "SELECT n_tup_ins + n_tup_upd FROM pg_stat_xact_user_tables WHERE relid = 'billing.balances'::regclass"
         )
+        used = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name FROM pg_index"
+            " WHERE indrelid = ANY ('{billing.holds,billing.balances,identity.tenants}'::regclass[])"
+            " AND pg_stat_get_xact_numscans(indexrelid) > 0"
+        )
         await transaction.rollback()
     assert held == [HOLD] * 24
+    assert {row["name"] for row in used} == {"billing.holds_pkey", "billing.balances_pkey", "identity.tenants_pkey"}
     assert written == 24 + 3  # each run's own, and the tenant's day and month and the user's day
