@@ -42,7 +42,7 @@ proof: setup ## prove all books of the running stack: caps, holds, usage, invoic
 prove-cap: setup ## attack the money on a stack of its own, then prove every book (ARGS="--tenants 24 --runs 25")
 	@$(PY) -m tests.proving $(ARGS)
 
-chaos: setup ## kill a run's worker at every point of the run, on a stack of its own (ARGS="--first 10 --last 20")
+chaos: setup ## kill a run's worker at every point of the run, on a stack of its own (ARGS="--stand" stops it instead)
 	@$(PY) -m tests.chaos $(ARGS)
 
 bench: setup ## measure, print the table (ARGS=submit for one, ARGS=--save to keep all in docs/)

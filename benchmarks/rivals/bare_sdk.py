@@ -20,6 +20,7 @@ from agent_worker.tools.base import Toolbox
 from agent_worker.tools.builtin import builtin_tools
 
 _WARM = 5
+_WARM_PROMPT = "Speak. [[sim tokens=5]]"
 _CALCULATOR = next(spec for spec in Toolbox(builtin_tools()).specs if spec.name == "calculator")
 _TOOLS = [{"name": "calculator", "description": _CALCULATOR.description, "input_schema": _CALCULATOR.schema}]
 
@@ -72,8 +73,12 @@ async def main(what: str, url: str, prompt: str, count: int) -> None:
     limits = Limits(max_connections=count + 8, max_keepalive_connections=50)
     http = DefaultAsyncHttpxClient(limits=limits, timeout=120)
     async with AsyncAnthropic(api_key="simulated", base_url=url, max_retries=0, http_client=http) as client:
-        await calls(client, prompt, _WARM)
-        print(json.dumps(await (calls if what == "calls" else streams)(client, prompt, count)))
+        if what == "calls":
+            await calls(client, prompt, _WARM)
+            print(json.dumps(await calls(client, prompt, count)))
+        else:  # not with the prompt itself, whose answer begins late
+            await streams(client, _WARM_PROMPT, _WARM)
+            print(json.dumps(await streams(client, prompt, count)))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ async def test_a_task_of_each_tier_completes_and_everything_of_it_is_recorded(st
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "gpt-5.4-mini", "gpt-5.4"])
 async def test_a_run_uses_its_tools_with_every_api(stack: Stack, model: str) -> None:
-    script = '[[sim tool=calculator:{"expression":"6*7"} tool=current_time:{} text="It is 42."]]'
+    script = '[[sim tool=calculator:{"expression":"6*7"} tool=current_time:{} cached=30 text="It is 42."]]'
     async with stack.client() as client:
         task = await submit(client, f"What is 6 times 7? {script}", model=model)
         reading = await follow(client, task["id"], Reading())
@@ -62,7 +62,14 @@ async def test_a_run_uses_its_tools_with_every_api(stack: Stack, model: str) -> 
     results = {event.data["name"]: event.data for event in reading.events if event.type == "tool_end"}
     assert results["calculator"]["content"] == "42"
     assert not results["current_time"]["is_error"]
-    assert [row["step"] for row in await usage_rows(stack, task["id"])] == [1, 2]
+    rows = await usage_rows(stack, task["id"])
+    assert [row["step"] for row in rows] == [1, 2]
+    served = {call["request_id"]: call for call in await stack.audited_calls()}
+    for row in rows:
+        assert row["cache_read_tokens"] == 30
+        for kind in ("input_tokens", "cache_read_tokens", "output_tokens"):
+            assert row[kind] == served[row["provider_request_id"]][kind], kind
+    assert await ledger_sum(stack, task["id"], "receivable") == Decimal(finished["cost_usd"])
 
 
 async def test_the_ledger_counts_what_the_provider_counts(stack: Stack) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,17 +47,19 @@ _WORKER = {"LANEWAY_LEASE_SECONDS": "1", "LANEWAY_QUARANTINE_AFTER": "9", "LANEW
 _SWEEPING = {"LANEWAY_SWEEP_INTERVAL": "1", "LANEWAY_SWEEP_GRACE": "3", "LANEWAY_SWEEP_DOUBT": "5"}
 DEADLINE = 120.0
 When: TypeAlias = Literal["before", "after"]
+Fate: TypeAlias = Literal["dies", "stands"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where the worker dies."""
+    """Where the worker dies; or stands still, until another has brought the run to its end."""
 
     at: int
     when: When
+    fate: Fate = "dies"
 
     def __str__(self) -> str:
-        return f"{self.when} {self.at}"
+        return f"{self.when} {self.at}" if self.fate == "dies" else f"standing still {self.when} {self.at}"
 
 
 @dataclass
@@ -85,19 +89,25 @@ class Grounds:
     @property
     def notes(self) -> Counter[str]:
         """How often each was noted."""
-        file = self.folder / "notes"
-        return Counter(file.read_text(encoding="utf-8").split() if file.exists() else ())
+        return _words(self.folder / "notes")
+
+    @property
+    def begun(self) -> Counter[str]:
+        """How often it was begun to note each."""
+        return _words(notes.begun(self.folder / "notes"))
 
     async def strike(self, client: httpx2.AsyncClient, point: Point) -> Found:
         """Let a run's worker die at this point, and look at what has become of the run."""
         text = uuid4().hex
         script = f'tool=calculator:{{"expression":"6*7"}} tool=note:{{"text":"{text}"}} steps={STEPS} text="{_ANSWER}"'
-        dies = {"dies_at": str(point.at), "when": point.when}
+        dies = {"dies_at": str(point.at), "when": point.when, "fate": point.fate}
         task = await submit(client, f"Compute and note [[sim {script}]]", agent="noting", metadata=dies)
         reading = await follow(client, task["id"], Reading(), DEADLINE)
         finished = await ended(client, task["id"], DEADLINE)
         found = await self._fate(point, task["id"])
         wrong = self._stream(reading, finished)
+        if found.died and point.fate == "stands":
+            wrong += await self._goes_on(task["id"], text)
         found.unknown = await self._effects(task["id"], text, finished, wrong)
         used = [event.data["output_tokens"] for event in standing(reading) if event.type == "usage"]
         found.output_tokens, found.attempts = sum(used), finished["attempts"]
@@ -113,6 +123,18 @@ class Grounds:
             return Found(point, task, died=True)
         suspensions = int(survived(self.folder, task).read_text(encoding="utf-8"))
         return Found(point, task, died=False, suspensions=suspensions)
+
+    async def _goes_on(self, task: str, text: str) -> list[str]:
+        """Let the worker that stood still go on, until it has done with the run; what is wrong in what it still did."""
+        before = self.begun[text]
+        os.kill(int(died(self.folder, task).read_text(encoding="utf-8")), signal.SIGCONT)
+
+        async def over() -> bool:
+            return survived(self.folder, task).exists()
+
+        await eventually(over, DEADLINE)
+        late = self.begun[text] - before
+        return [f"{late} calls were begun when the run was another's, and over"] if late else []
 
     def _stream(self, reading: Reading, finished: dict[str, Any]) -> list[str]:
         """What is wrong with the end, and with the stream beyond what `Reading` refuses."""
@@ -163,6 +185,10 @@ class Grounds:
         return []
 
 
+def _words(file: Path) -> Counter[str]:
+    return Counter(file.read_text(encoding="utf-8").split() if file.exists() else ())
+
+
 def standing(reading: Reading) -> list[Received]:
     """What a client still shows at the end."""
     stands: list[Received] = []
@@ -191,7 +217,7 @@ def grounds(servers: Servers, folder: Path) -> Iterator[Grounds]:
         yield Grounds(stack, marks)
 
 
-def spread(suspensions: int, count: int) -> list[Point]:
+def spread(suspensions: int, count: int, fate: Fate = "dies") -> list[Point]:
     """So many points over a run that waits so often."""
     places = [round(suspensions * (n + 0.5) / count) for n in range(count)]
-    return [Point(at, "after" if n % 2 else "before") for n, at in enumerate(places)]
+    return [Point(at, "after" if n % 2 else "before", fate) for n, at in enumerate(places)]

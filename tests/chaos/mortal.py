@@ -1,9 +1,9 @@
-"""`python -m tests.chaos.mortal`: an agent worker that dies in a run where the task says so.
+"""`python -m tests.chaos.mortal`: an agent worker that dies, or stands still, in a run where the task says so.
 
 `metadata` of such a task: `dies_at`, the how manieth suspension of the run, all of its tasks counted; and `when`:
 `before` what is then awaited has left the process, or `after` it has, which is before any answer. It dies as by the
 kernel's hand, and once: who takes the run over lives. In its place another begins, by a fork of what is imported
-already.
+already. With `fate` as `stands` it is stopped instead, and the broker gives it up, until somebody lets it go on.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from agent_worker.__main__ import main
@@ -33,7 +36,7 @@ _FATE: ContextVar[Fate | None] = ContextVar("fate", default=None)
 
 
 def died(folder: Path, task: UUID | str) -> Path:
-    """There once the task's worker is about to die."""
+    """There once the task's worker is about to die, or to stand still; says its process."""
     return folder / f"{task}.died"
 
 
@@ -45,10 +48,11 @@ def survived(folder: Path, task: UUID | str) -> Path:
 class Fate:
     """Counts the suspensions of one run."""
 
-    def __init__(self, task: UUID, at: int, when: str) -> None:
+    def __init__(self, task: UUID, at: int, when: str, number: signal.Signals) -> None:
         self._task = task
         self._at = at
         self._when = when
+        self._number = number
         self._folder = Path(os.environ[MARKS])
         self._count = 0
         self._over = False
@@ -61,20 +65,38 @@ class Fate:
         if self._count == self._at:
             if self._when == "before":
                 self._die()
-            # What was written is sent at the end of this round of the loop.
-            asyncio.get_running_loop().call_soon(self._die)
+            else:  # what was written is sent at the end of this round of the loop
+                asyncio.get_running_loop().call_soon(self._die)
 
     def _die(self) -> None:
-        died(self._folder, self._task).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        _write(died(self._folder, self._task), os.getpid())
+        if self._number is signal.SIGSTOP:
+            _leave_the_broker()
+        os.kill(os.getpid(), self._number)
 
     def over(self) -> None:
         """The run is."""
         self._over = True
-        mark = survived(self._folder, self._task)
-        part = mark.with_suffix(".part")
-        part.write_text(str(self._count), encoding="utf-8")
-        part.rename(mark)
+        _write(survived(self._folder, self._task), self._count)
+
+
+def _write(mark: Path, number: int) -> None:
+    part = mark.with_suffix(f"{mark.suffix}.part")
+    part.write_text(str(number), encoding="utf-8")
+    part.rename(mark)
+
+
+def _leave_the_broker() -> None:
+    """As it is with a worker that is silent for long: the broker gives its messages to others."""
+    port = urlsplit(os.environ["LANEWAY_RABBIT_URL"]).port
+    for number in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
+        with suppress(OSError):  # not a socket, or not a connected one
+            one = socket.socket(fileno=number)
+            try:
+                if one.family is not socket.AF_UNIX and one.getpeername()[1] == port:
+                    one.shutdown(socket.SHUT_RDWR)
+            finally:
+                one.detach()
 
 
 class Watched:
@@ -121,10 +143,13 @@ async def _fated(runner: Runner, task: TaskSubmitted, death: Death | None = None
     at = task.metadata.get("dies_at")
     if at is None or died(Path(os.environ[MARKS]), task.task_id).exists():
         return await _run(runner, task, death)
-    fate = Fate(task.task_id, int(at), task.metadata["when"])
+    number = signal.SIGSTOP if task.metadata.get("fate") == "stands" else signal.SIGKILL
+    fate = Fate(task.task_id, int(at), task.metadata["when"], number)
     _FATE.set(fate)
-    disposition: Disposition = await Watched(_run(runner, task, death), fate)
-    fate.over()
+    try:
+        disposition: Disposition = await Watched(_run(runner, task, death), fate)
+    finally:
+        fate.over()
     return disposition
 
 

@@ -13,10 +13,17 @@ NOTES = "CHAOS_NOTES"
 _PACKAGE = "laneway_chaos-1.dist-info"
 
 
+def begun(notes: Path) -> Path:
+    """Where it is noted first what is about to be noted."""
+    return notes.with_suffix(".begun")
+
+
 async def note(text: str) -> str:
     """Write a note down. Each is one line more."""
+    file = Path(os.environ[NOTES])
+    _append(begun(file), f"{text}\n")
     await asyncio.sleep(0)
-    _append(Path(os.environ[NOTES]), f"{text}\n")
+    _append(file, f"{text}\n")
     await asyncio.sleep(0)
     return f"noted {text}"
 

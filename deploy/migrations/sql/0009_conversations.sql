@@ -172,6 +172,7 @@ DECLARE had_documents boolean;
 BEGIN
   DELETE FROM runtime.documents d WHERE d.tenant_id = p_tenant AND d.conversation_id = p_conversation;
   had_documents := FOUND;
+  DELETE FROM runtime.summaries s WHERE s.tenant_id = p_tenant AND s.conversation_id = p_conversation;
   DELETE FROM history.conversations c WHERE c.tenant_id = p_tenant AND c.conversation_id = p_conversation;
   IF FOUND OR had_documents THEN
     INSERT INTO runtime.erasures (erasure_id, tenant_id, conversation_id, as_of, requested_by)
@@ -210,6 +211,8 @@ BEGIN
   DELETE FROM runtime.proposals p WHERE p.task_id = ANY (tasks);
   DELETE FROM runtime.turns t WHERE t.task_id = ANY (tasks);
   UPDATE runtime.runs r SET outcome = NULL, progress = NULL WHERE r.task_id = ANY (tasks) AND r.attempts > 0;
+  DELETE FROM runtime.summaries s
+  WHERE s.tenant_id = e.tenant_id AND s.conversation_id = e.conversation_id AND s.as_of <= e.as_of;
   DELETE FROM history.conversations c
   WHERE c.tenant_id = e.tenant_id AND c.conversation_id = e.conversation_id AND c.active_at <= e.as_of;
   left_open := EXISTS (SELECT FROM history.tasks t WHERE t.tenant_id = e.tenant_id

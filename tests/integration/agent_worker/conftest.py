@@ -8,7 +8,7 @@ import httpx2
 import psycopg
 import pytest
 
-from tests.integration.agent_worker.world import FIRST, SECOND, World, world_of
+from tests.integration.agent_worker.world import FIRST, SECOND, THIRD, World, world_of
 from tests.servers import Servers
 from tests.stage import Stage, staged
 
@@ -31,7 +31,7 @@ def stage(servers: Servers) -> Iterator[Stage]:
 def _price(stage: Stage) -> None:
     """Give the models of this process's own the price of one that has one."""
     with psycopg.connect(stage.admin_dsn) as connection:
-        for provider, name in (("anthropic", FIRST), ("openai", SECOND)):
+        for provider, name in (("anthropic", FIRST), ("openai", SECOND), ("openai", THIRD)):
             connection.execute(
                 "INSERT INTO billing.prices (provider, model, valid_from, input_mtok, cache_read_mtok,"
                 " cache_write_5m_mtok, cache_write_1h_mtok, output_mtok, source)"

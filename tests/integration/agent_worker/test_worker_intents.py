@@ -11,6 +11,7 @@ import pytest
 from agent_worker.providers.base import TextDelta, ToolCall
 from agent_worker.tools.base import Tool, Toolbox
 from common.contracts import TaskSubmitted
+from common.contracts.base import now
 from common.contracts.events import EventId, StreamEvent
 from tests.integration.agent_worker.world import Played, Said, Worker, World
 
@@ -171,6 +172,60 @@ async def test_a_worker_that_has_lost_the_run_makes_no_call(world: World, desk: 
     await worker.idle()
     assert (end.output, desk.sent) == ("Done.", [])
     assert await _rows(world, "intents", task) == []
+
+
+def _stands_still(worker: Worker) -> tuple[asyncio.Event, asyncio.Event]:
+    """It does so between its intent and the call: an event when it does, and one that lets it go on."""
+    begin, stands, go_on = worker.repository.begin_tools, asyncio.Event(), asyncio.Event()
+
+    async def begun(*arguments: Any) -> Any:
+        answer = await begin(*arguments)
+        stands.set()
+        await go_on.wait()
+        return answer
+
+    worker.repository.begin_tools = begun  # type: ignore[assignment,method-assign]
+    return stands, go_on
+
+
+async def test_a_worker_that_stood_still_after_its_intent_does_not_make_the_call_late(world: World, desk: Desk) -> None:
+    desk.look_now.set()
+    worker = await world.worker(Played(letter("ann", "bob", look=True), THANKS), boxes=desk.box)
+    stands, go_on = _stands_still(worker)
+    task = world.task(agent="supervised")
+    await world.submit(task)
+    async with asyncio.timeout(30):
+        await stands.wait()
+    second = Played(THANKS, THANKS)
+    await world.worker(second, boxes=desk.box)
+    await _dies(world, worker, task)
+    end = await world.heard.end(task.task_id, 60)
+    told = results(second)
+    assert (end.status, "is not known" in told["c1"][0], "is not known" in told["c2"][0]) == ("completed", True, True)
+    go_on.set()  # the model was told to find out first: what it found must stay so
+    await worker.idle()
+    assert desk.sent == []
+    assert [intent["result"] for intent in await _rows(world, "intents", task)] == [None, None]
+
+
+async def test_a_worker_that_stood_still_makes_the_call_where_the_run_is_still_its_own(
+    world: World, desk: Desk
+) -> None:
+    worker = await world.worker(Played(letter("ann"), THANKS), boxes=desk.box)
+    stands, go_on = _stands_still(worker)
+    task = world.task(agent="supervised")
+    await world.submit(task)
+    async with asyncio.timeout(30):
+        await stands.wait()
+    worker.leases.cancel()
+
+    async def lapsed() -> object:
+        return (await world.run_row(task))["lease_until"] < now()
+
+    await world.until(lapsed)
+    go_on.set()
+    end = await world.heard.end(task.task_id, 60)
+    assert (end.status, end.attempts, desk.sent) == ("completed", 1, ["ann"])
 
 
 async def test_a_step_with_harmless_tools_notes_nothing(world: World, desk: Desk) -> None:

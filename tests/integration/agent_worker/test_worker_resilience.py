@@ -311,18 +311,24 @@ async def cache(servers: Servers) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def pair(servers: Servers, cache: Proxy) -> AsyncIterator[tuple[Breaker, Breaker]]:
-    """The same circuit in two processes that share a Redis, which may be cut."""
+async def workers(servers: Servers, cache: Proxy) -> AsyncIterator[tuple[Breakers, Breakers]]:
+    """The circuits of two processes that share a Redis, which may be cut."""
     async with AsyncExitStack() as stack:
-        made = []
+        made: list[Breakers] = []
         for _ in range(2):
             url = redis_through(servers, cache.port)
             client = await stack.enter_async_context(redis.client(url, timeout=1.0, connections=2))
             breakers = Breakers(Pipelined(client, 1.0), TEST_CATALOGUE, QUICK)
             stack.push_async_callback(stop, asyncio.create_task(breakers.run()))
             await client.delete(key_of("anthropic", FIRST))
-            made.append(breakers.of(FIRST))
+            made.append(breakers)
         yield made[0], made[1]
+
+
+@pytest.fixture
+def pair(workers: tuple[Breakers, Breakers]) -> tuple[Breaker, Breaker]:
+    """Its circuit in both."""
+    return workers[0].of(FIRST), workers[1].of(FIRST)
 
 
 async def opened(breaker: Breaker) -> None:
@@ -356,6 +362,27 @@ async def test_what_one_worker_finds_out_the_others_need_not(pair: tuple[Breaker
         assert passage.probe
         first.left(passage, None)
     assert first.circuit.opened == 0
+
+    async def closed() -> bool:
+        return second.circuit.opened == 0
+
+    await eventually(closed, 30)
+
+
+async def test_a_provider_with_other_keys_is_trusted_again_by_all(
+    workers: tuple[Breakers, Breakers], pair: tuple[Breaker, Breaker]
+) -> None:
+    first, second = pair
+    await opened(first)
+
+    async def heard() -> bool:
+        return second.circuit.opened > 0
+
+    await eventually(heard, 30)
+    workers[0].trust("openai")
+    assert first.circuit.opened, "another provider's keys"
+    workers[0].trust("anthropic")
+    assert not (await first.enter()).probe
 
     async def closed() -> bool:
         return second.circuit.opened == 0

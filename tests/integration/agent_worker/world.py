@@ -19,7 +19,8 @@ from pydantic import SecretStr
 
 from agent_worker.limiter.provider_limits import ProviderLimits
 from agent_worker.limiter.script import key_of
-from agent_worker.mcp.servers import McpServers
+from agent_worker.mcp.servers import McpServers, Tenants
+from agent_worker.mcp_records import McpRecords
 from agent_worker.providers.base import CallMeter, ModelRequest, Piece, Provider, ProviderError, TextDelta, ToolCall
 from agent_worker.providers.scripted import Scripted
 from agent_worker.repository import RunRepository
@@ -63,7 +64,7 @@ Said = Sequence[TextDelta | ToolCall | ProviderError]
 PRICED = Price(provider="anthropic", model="claude-haiku-4-5")
 
 # Of this process alone: what is learned of a model is shared by all that use one Redis.
-FIRST, SECOND = (f"{name}-{uuid4().hex[:8]}" for name in ("first", "second"))
+FIRST, SECOND, THIRD = (f"{name}-{uuid4().hex[:8]}" for name in ("first", "second", "third"))
 
 
 def model(name: str, api: Any, provider: Any = "anthropic", class_: str = "simple", *fallbacks: str) -> Model:
@@ -78,6 +79,8 @@ MODELS = (
     model("no-price", "scripted"),
     model(FIRST, "messages", "anthropic", "standard", SECOND),
     model(SECOND, "chat", "openai", "strong"),
+    model(THIRD, "responses", "openai", "strong", FIRST),
+    model("claude-sonnet-5-5", "scripted").model_copy(update={"window": 8_000, "max_output": 1_000}),
 )
 AUTO = (
     AutoRule(**{"class": "strong", "keywords": ("prove",)}),
@@ -99,8 +102,17 @@ AGENTS = (
     Agent(name="terse", version=1, system="", model="claude-haiku-4-5", max_output_bytes=300),
     Agent(name="hurried", version=1, system="", model="claude-haiku-4-5", timeout_seconds=0.3),
 )
+MINUTED = Agent(
+    name="minuted",
+    version=1,
+    system="Be brief.",
+    model="claude-sonnet-5-5",
+    tools=("calculator",),
+    max_output_tokens=300,
+    history_summary_tokens=200,
+)
 TIERS = (Tier(name="enterprise", weight=6), Tier(name="pro", weight=3), Tier(name="free", weight=1))
-TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=AGENTS, auto=AUTO)
+TEST_CATALOGUE = Catalogue(tiers=TIERS, models=MODELS, agents=(*AGENTS, MINUTED), auto=AUTO)
 
 
 class Played:
@@ -259,6 +271,7 @@ class World:
         providers: dict[str, Provider] = {"scripted": provider or Scripted(), **(live or {})}
         limits = ProviderLimits(Pipelined(self.state, 10.0), TEST_CATALOGUE, 1)
         breakers = Breakers(Pipelined(state, 0.2 if redis_port is not None else 10.0), TEST_CATALOGUE, rules)
+        registered = McpRecords(pool, settings.postgres.timeout).of
         equipment = Equipment(
             settings=settings,
             worker=f"w-{uuid4().hex[:6]}",
@@ -271,7 +284,7 @@ class World:
             redis=Pipelined(self.state, 10.0),
             limits=limits,
             retry=Retry(base=0.01),
-            mcp=McpServers(Guard()),
+            mcp=McpServers(Guard(), tenants=Tenants(registered, Guard(allowed=settings.fetch_networks))),
             responses=responses or Responses(),
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)

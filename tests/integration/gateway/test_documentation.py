@@ -24,6 +24,7 @@ from gateway import (
     documents,
     doubt_documents,
     invoice_documents,
+    mcp_documents,
     pause_documents,
     plan_documents,
     proof_documents,
@@ -46,6 +47,7 @@ _DOCUMENTS = (
     invoice_documents,
     pause_documents,
     upload_documents,
+    mcp_documents,
     proof_documents,
     budget_documents,
     doubt_documents,
@@ -144,6 +146,7 @@ async def test_every_success_is_as_described(
     await _batched(document, gateway, stage)
     await _scheduled(document, gateway)
     await _conversed(document, gateway)
+    await _registered(document, gateway)
     await _administered(document, client)
     assert document.seen == document.successes()
 
@@ -229,6 +232,20 @@ async def _conversed(document: _Document, gateway: Running) -> None:
     await _uploaded(document, client, tenant, conversation)
     document.check(own, await client.delete(address, headers=tenant.headers))
     document.check(own, await client.delete(address, headers=tenant.headers))
+
+
+async def _registered(document: _Document, gateway: Running) -> None:
+    tenant, client, own = await gateway.tenant(), gateway.client, "/v1/mcp-servers/{name}"
+    body, address = {"url": "https://x.example/mcp", "agents": ["default"]}, "/v1/mcp-servers/crm"
+    for _ in range(2):
+        document.check(own, await client.put(address, json=body, headers=tenant.headers))
+    document.check("/v1/mcp-servers", await client.get("/v1/mcp-servers", headers=tenant.headers))
+    document.check(own, await client.get(address, headers=tenant.headers))
+    document.check(own, await client.delete(address, headers=tenant.headers))
+    await client.put(address, json=body, headers=tenant.headers)
+    route, operators = "/v1/admin/tenants/{tenant_id}/mcp-servers", f"/v1/admin/tenants/{tenant.id}/mcp-servers"
+    document.check(route, await client.get(operators, headers=_ADMIN))
+    document.check(f"{route}/{{name}}", await client.delete(f"{operators}/crm", headers=_ADMIN))
 
 
 async def _uploaded(document: _Document, client: httpx2.AsyncClient, tenant: Tenant, conversation: UUID) -> None:
@@ -330,6 +347,7 @@ async def test_every_refusal_is_as_described(gateway: Running, document: _Docume
     await _refused_approvals(document, gateway, tenant)
     await _refused_of_many(document, gateway, tenant, state)
     await _refused_uploads(document, client, tenant)
+    await _refused_servers(document, client, tenant)
     tenants = "/v1/admin/tenants"
     document.check(tenants, await client.post(tenants, json={"name": "x"}, headers=_ADMIN))
     document.check(tenants, await client.post(tenants, json={"name": "x"}))
@@ -393,6 +411,20 @@ async def _refused_of_many(document: _Document, gateway: Running, tenant: Tenant
     nobody = operators.format(tenant_id=uuid4())
     document.check(operators, await client.post(nobody, json={}, headers=_ADMIN))
     document.check("/v1/admin/lanes", await client.get("/v1/admin/lanes", headers=tenant.headers))
+
+
+async def _refused_servers(document: _Document, client: httpx2.AsyncClient, tenant: Tenant) -> None:
+    own, address = "/v1/mcp-servers/{name}", "/v1/mcp-servers/crm"
+    document.check(own, await client.get(address, headers=tenant.headers))
+    document.check(own, await client.delete(address, headers=tenant.headers))
+    refused: list[tuple[dict[str, str], dict[str, str]]] = [
+        ({"url": "x"}, {}),
+        ({"url": "x" * 140_000}, {}),
+        ({}, {"Content-Type": "text/plain"}),
+        ({}, {"Authorization": ""}),
+    ]
+    for body, more in refused:
+        document.check(own, await client.put(address, json=body, headers=tenant.headers | more))
 
 
 async def _refused_uploads(document: _Document, client: httpx2.AsyncClient, tenant: Tenant) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import ToolAnnotations
 
 server = MCPServer("test")
@@ -29,6 +30,13 @@ def send(to: str) -> str:
 def environment() -> str:
     """What the program is told."""
     return " ".join(sorted(os.environ))
+
+
+@server.tool()
+def who(context: Context) -> str:
+    """Who asks, as the headers say."""
+    request: Any = context.request_context.request
+    return " ".join(str(request.headers.get(name)) for name in ("authorization", "x-api-key"))
 
 
 @server.tool()

@@ -163,10 +163,38 @@ async def test_servers_that_are_away_are_waited_for() -> None:
     store, wire = Store(StoreUnavailable("away"), StoreUnavailable("away"), HELD), Wire(failures=3)
     accounts_ = books(store, wire)
     attempt = await accounts_.begin(1, answering(10), 10, 10)
-    await accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
+    accounts_.record(attempt, 1, CallMeter(usage=Usage(output_tokens=3), estimated=True))
+    await accounts_.confirmed()
     (record,) = wire.records
     assert (record.attempt_id, record.usage.output_tokens, record.estimated) == (attempt, 3, True)
     assert accounts_.used.output_tokens == 3
+
+
+async def test_no_other_leave_is_asked_for_before_the_last_call_is_accounted_for() -> None:
+    store, wire = Store(HELD), Wire(failures=3)
+    account = books(store, wire)
+    first = await account.begin(1, answering(10), 10, 10)
+    account.record(first, 1, CallMeter(usage=Usage(output_tokens=3)))
+    assert wire.records == []  # the run goes on meanwhile
+    second = asyncio.create_task(account.begin(2, answering(10), 10, 10))
+    while not wire.records:
+        assert store.held == {first}
+        await asyncio.sleep(0)
+    assert store.held == {first, await second}
+
+
+async def test_who_gives_up_waiting_gives_up_the_record() -> None:
+    wire = Wire(failures=10**9)
+    account = books(Store(HELD), wire)
+    account.record(await account.begin(1, answering(10), 10, 10), 1, CallMeter())
+    waiting = asyncio.create_task(account.confirmed())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    wire.failures = 0
+    with pytest.raises(asyncio.CancelledError):
+        await account.confirmed()
+    assert wire.records == []
 
 
 @pytest.mark.parametrize(("verdict", "kept"), [("held", False), ("cancelled", False), ("fenced", True)])
@@ -219,7 +247,8 @@ async def test_the_limit_comes_before_the_hold_and_the_client_is_told_of_the_wai
     told = [(event.type, event.data) for event in log.not_durable()]
     assert told == [("status", {"status": "running", "step": 2, "waiting_for": "provider"})]
     meter = CallMeter(usage=Usage(output_tokens=3))
-    await accounts_.record(attempt, 2, meter)
+    accounts_.record(attempt, 2, meter)
+    await accounts_.confirmed()
     assert (limit.open, limit.settled) == ([], [meter])
 
 
@@ -256,11 +285,13 @@ async def test_wherever_leave_is_cut_a_hold_that_was_taken_is_given_back() -> No
     given_back = 0
     for turns in range(30):
         store, wire = Store(StoreUnavailable("away"), HELD), Wire(failures=1)
-        task = asyncio.create_task(books(store, wire).begin(1, answering(10), 10, 10))
+        account = books(store, wire)
+        task = asyncio.create_task(account.begin(1, answering(10), 10, 10))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
+        await account.confirmed()
         assert [record.attempt_id for record in wire.records] == (list(store.held) if task.cancelled() else [])
         assert all(record.usage == Usage() for record in wire.records)
         given_back += len(wire.records)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from agent_worker.accounts import RunLostError
 from agent_worker.checkpoint import Checkpoint
 from agent_worker.happenings import Answered, Decided, Proposed, Step, StepEnded, ToolEnded, ToolStarted
 from agent_worker.loop import AgentLoop
@@ -61,11 +62,16 @@ class Notes:
     def __init__(self, begun: dict[int, dict[str, Any] | None] | None = None) -> None:
         self.begun = begun or {}
         self.noted: dict[int, dict[str, Any]] = {}
+        self.lost = False
         self.asked: list[tuple[Proposal, tuple[int, ...]]] = []
 
     async def begin(self, proposal: Proposal, indexes: Sequence[int]) -> dict[int, dict[str, Any] | None]:
         self.asked.append((proposal, tuple(indexes)))
         return self.begun
+
+    async def confirm(self) -> None:
+        if self.lost:
+            raise RunLostError
 
     async def note(self, step: int, index: int, result: dict[str, Any]) -> None:
         self.noted[index] = result
@@ -156,6 +162,14 @@ async def test_of_calls_that_nobody_approves_those_with_side_effects_are_noted_b
     assert (sorted(notes.noted), sorted(post.sent)) == ([0, 4], ["ann", "bob"])
     kinds = [type(happening) for happening in happenings]
     assert kinds == [*[ToolStarted] * 5, *[ToolEnded] * 5, StepEnded], "nobody has decided anything"
+
+
+async def test_a_call_whose_run_is_lost_meanwhile_is_not_made() -> None:
+    post, notes = Post(), Notes()
+    notes.lost = True
+    with pytest.raises(RunLostError):
+        _ = [happening async for happening in Undertaking(Proposal(STEP, CALLS), notes, toolbox(post)).happenings()]
+    assert (post.sent, notes.noted) == ([], {})
 
 
 async def test_of_a_step_without_side_effects_nothing_is_noted() -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from agent_worker.providers.base import ToolCall
 from agent_worker.settings import environment_of_tools
-from agent_worker.tools.addresses import Network, may_reach
 from agent_worker.tools.base import Tool, Toolbox
 from agent_worker.tools.fetching import fetching
 from agent_worker.tools.guard import Guard, Resolve, resolve
 from agent_worker.tools.processes import Processes
+from common.addresses import Network, may_reach
 from tests.unit.agent_worker.web import Names, client_tls, moved, page, server_tls, serving
 
 HERE: tuple[Network, ...] = (ip_network("127.0.0.1/32"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from agent_worker.happenings import Answered, HistoryTrimmed
 from agent_worker.history import Exchange, History
 from agent_worker.loop import AgentLoop
+from agent_worker.minutes import transcript
 from agent_worker.providers.base import Block, CallMeter, ModelRequest, RateLimits, TextDelta, Turn
 from agent_worker.providers.scripted import Scripted
 from agent_worker.resilience.chain import Served
@@ -56,6 +58,25 @@ def test_what_is_kept_fits_and_is_the_newest_of_whole_exchanges(history: History
         assert sum(exchange.size for exchange in history.exchanges[gone - 1 :]) > room, "no more would have fitted"
 
 
+@given(HISTORIES, EXCHANGES, st.integers(-10, 6000))
+def test_a_summary_stays_for_as_long_as_it_fits(history: History, summary: Exchange, room: int) -> None:
+    kept = replace(history, summary=summary).fitting(room)
+    shown = (summary,) if kept.summary is not None else ()
+    assert sum(exchange.size for exchange in (*shown, *kept.exchanges)) <= max(0, room)
+    assert (kept.summary is not None) == (summary.size <= room)
+    assert kept.turns[: len(summary.turns)] == summary.turns or not shown
+
+
+@given(st.lists(EXCHANGES, max_size=5), st.none() | _TEXT, st.integers(0, 3000))
+def test_what_is_to_be_summed_up_has_its_size_and_is_the_newest(
+    exchanges: list[Exchange], before: str | None, size: int
+) -> None:
+    asked = transcript(before, exchanges, size)
+    whole = transcript(None, exchanges, 1_000_000)
+    assert len(asked.encode()) <= size
+    assert whole.endswith(asked) or (before is not None and asked.startswith(f"Earlier minutes:\n{before}\n\n"))
+
+
 @given(HISTORIES, st.integers(0, 6000), st.integers(0, 6000))
 def test_to_trim_twice_is_to_trim_to_the_smaller(history: History, one: int, other: int) -> None:
     assert history.fitting(one).fitting(other) == history.fitting(min(one, other))
@@ -96,7 +117,7 @@ class _Free:
     def heard(self, limits: RateLimits) -> None:
         """Nothing to do."""
 
-    async def record(self, attempt: Any, step: int, meter: CallMeter) -> None:
+    def record(self, attempt: Any, step: int, meter: CallMeter) -> None:
         """Nothing to do."""
 
 

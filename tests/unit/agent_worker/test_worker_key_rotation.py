@@ -143,15 +143,24 @@ async def test_the_keeper_takes_what_is_new_and_keeps_what_it_has_where_there_is
             raise ValueError("no key")
         return found
 
-    keeper = KeyKeeper(read, {"anthropic": (rotating,)})
-    said = []
+    said, changed = [], list[str]()
+    keeper = KeyKeeper(read, {"anthropic": (rotating,)}, changed.append)
     for keys in ({}, {"anthropic": ("second",)}, {"anthropic": ("second",)}, {"broken": ()}, {"openai": ("x",)}):
         found.clear()
         found.update(keys)
         await keeper.look()
         said.append(await asked(rotating))
     assert said == ["first", "second", "second", "second", "second"]
-    assert house.closed() == {"first"}
+    assert (house.closed(), changed) == ({"first"}, ["anthropic"])
+
+
+async def test_keys_that_are_what_it_was_started_with_are_no_change() -> None:
+    house, changed = House(), list[str]()
+    keeper = KeyKeeper(
+        lambda: {"anthropic": ("b", "a")}, {"anthropic": (Rotating(house.connect, ("a", "b")),)}, changed.append
+    )
+    await keeper.look()
+    assert (changed, house.closed()) == ([], set())
 
 
 def test_several_keys_in_one_setting() -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from agent_worker.lease import Lease
 from agent_worker.repository import RunRepository
 from agent_worker.run import Run
 from agent_worker.runner import Runner
@@ -57,7 +58,8 @@ class Long:
     async def run(self, task: TaskSubmitted) -> Disposition:
         self.began.append(asyncio.get_running_loop().time())
         if len(self.began) == 1:
-            run = SimpleNamespace(fence=1, ended=False, given_back=False, stop=self.stopped.append)
+            lease = Lease(LEASE, 0.0)
+            run = SimpleNamespace(fence=1, ended=False, given_back=False, lease=lease, stop=self.stopped.append)
             self._supervisor.note_run(cast(Run, run), task)
             await asyncio.sleep(HOUR)
             self._supervisor.note_run(None, task)

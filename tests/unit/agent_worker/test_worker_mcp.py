@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
@@ -23,11 +22,10 @@ from agent_worker.tools.builtin import builtin_tools, toolboxes
 from agent_worker.tools.guard import Guard
 from common.catalogue import Agent, Approvals, Catalogue, McpServer, Tier
 from common.errors import ConfigurationError
-from tests.stage import eventually
+from tests.unit.agent_worker.mcp_serving import PROGRAM, over_http
 from tests.unit.agent_worker.serving import model, plan, served
 from tests.unit.agent_worker.test_worker_loop import ASKED, Books
 
-PROGRAM = str(Path(__file__).with_name("mcp_program.py"))
 SECONDS = 60.0
 
 
@@ -39,23 +37,8 @@ def program(*arguments: str, **terms: Any) -> McpServer:
 @pytest.fixture
 async def address(unused_tcp_port: int, tmp_path: Path) -> AsyncIterator[str]:
     """A server over HTTP."""
-    command = [sys.executable, PROGRAM, "http", str(unused_tcp_port), str(tmp_path / "begun")]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-
-        async def listens() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", unused_tcp_port)
-            except OSError:
-                return False
-            writer.close()
-            return True
-
-        await eventually(listens, SECONDS)
-        yield f"http://127.0.0.1:{unused_tcp_port}/mcp"
-    finally:
-        process.kill()
-        await process.wait()
+    async with over_http(unused_tcp_port, tmp_path) as url:
+        yield url
 
 
 def servers(**more: Any) -> McpServers:

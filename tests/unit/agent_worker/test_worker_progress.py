@@ -107,7 +107,7 @@ def test_memory_is_bounded_while_redis_is_away() -> None:
     assert log.not_durable() == ()
 
 
-def test_the_first_token_of_an_answer_is_urgent_and_the_others_are_not() -> None:
+def test_the_first_token_of_an_answer_is_urgent_and_neither_the_others_are_nor_what_passes() -> None:
     sink = Ignoring()
     log = RunLog("log", 1, sink)
     log.emit("start", {})
@@ -116,7 +116,7 @@ def test_the_first_token_of_an_answer_is_urgent_and_the_others_are_not() -> None
     log.token("b")
     log.emit("usage", {})
     log.token("c")
-    assert sink.urgent == [True, True, False, True, True]
+    assert sink.urgent == [True, True, False, False, True]
     data: list[dict[str, Any]] = [event.data for event in log.not_durable()]
     assert data == [{}, {"text": "a"}, {"text": "b"}, {}, {"text": "c"}]
 

@@ -124,6 +124,7 @@ class Agent(_Entry):
     model: str
     tools: tuple[str, ...] = ()
     mcp: tuple[McpServer, ...] = Field(default=(), description="servers whose tools it has beside its own")
+    tenant_mcp: bool = Field(default=True, description="whether tenants may give it the tools of MCP servers of theirs")
     approvals: Approvals = Approvals()
     max_steps: int = Field(default=20, ge=1, le=100)
     max_output_tokens: int = Field(default=4096, ge=1, description="per model call")
@@ -132,6 +133,12 @@ class Agent(_Entry):
     )
     max_output_bytes: int = Field(
         default=400_000, ge=1, le=800_000, description="of all that its model says in a run, which ends there"
+    )
+    history_summary_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        le=8192,
+        description="of a summary of what its window leaves out of a conversation, made by a model call; unset: none",
     )
     temperature: float | None = Field(default=None, ge=0, le=2)
     timeout_seconds: float = Field(

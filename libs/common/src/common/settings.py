@@ -19,10 +19,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
+
+from common.addresses import Network
 
 PREFIX = "LANEWAY_"
 _EXIT_USAGE = 2
@@ -60,6 +63,10 @@ def _check_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _parts(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -71,6 +78,9 @@ HttpUrl = Annotated[str, _address("http://host:8080", "https")]
 SecretHttpUrl = Annotated[SecretStr, _address("http://user:password@host:8080", "https")]
 ApiKey = Annotated[SecretStr, AfterValidator(_check_key)]
 """Goes into an HTTP header."""
+SEPARATED = BeforeValidator(_parts)
+"""Several values with commas between them."""
+Networks = Annotated[tuple[Network, ...], NoDecode, SEPARATED]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 """At most a day: a wait that never ends is no setting."""

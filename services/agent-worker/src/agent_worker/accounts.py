@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -97,6 +98,7 @@ class RunAccounts:
         self._model: Model | None = None
         self._reservation = Reservation(0.0)
         self._held: UUID | None = None
+        self._recording: list[asyncio.Task[None]] = []
         self.used = checkpoint.used
         """What the finished steps and this acquisition's calls used, those that were cut included."""
 
@@ -112,7 +114,7 @@ class RunAccounts:
         except asyncio.CancelledError:
             self._limit.give_back(self._reservation)
             if self._held == attempt:  # the hold was taken, for a call that will not be made
-                await undisturbed(self.record(attempt, step, CallMeter(refused=True)))
+                self.record(attempt, step, CallMeter(refused=True))
             raise
         return attempt
 
@@ -176,6 +178,7 @@ class RunAccounts:
         self._events.emit("status", waiting)
 
     async def _ask(self, request: CallRequest) -> Leave:
+        await self.confirmed()
         saved = self._checkpoint.unsaved
         leave = await until_available(
             lambda: self._repository.begin_call(self._task.tenant_id, self._task.task_id, self._fence, request, saved)
@@ -186,8 +189,8 @@ class RunAccounts:
             self._held = request.attempt_id
         return leave
 
-    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Publish what the call used; the run does not go on before the broker has it."""
+    def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
+        """Begin to publish what the call used (see `confirmed`)."""
         assert self._model is not None  # noqa: S101 - no call is recorded that was not begun
         self._limit.settle(self._reservation, meter)
         self.used = self.used + meter.usage
@@ -209,11 +212,18 @@ class RunAccounts:
             metadata=self._task.metadata,
             recorded_at=now(),
         )
-        await until_available(
-            lambda: self._publisher.publish(
-                EVENTS, record.kind, record, subject=record.task_id, stable_id=str(record.attempt_id)
-            )
-        )
+        publish = partial(self._publisher.publish, EVENTS, record.kind, record, subject=record.task_id)
+        recording = until_available(partial(publish, stable_id=str(record.attempt_id)))
+        self._recording.append(asyncio.create_task(recording, name=f"usage:{record.attempt_id}"))
+
+    async def confirmed(self) -> None:
+        """Wait until the broker has what all calls used that are over: nothing that follows is durable before.
+
+        Tools that change nothing run meanwhile, and the events of the step are on their way.
+        """
+        while self._recording:
+            await self._recording[0]
+            del self._recording[:1]
 
 
 def _raise_unless_held(leave: Leave, model: str) -> None:

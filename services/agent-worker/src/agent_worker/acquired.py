@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from agent_worker.lease import Lease
 from agent_worker.repository import Acquisition
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
@@ -18,6 +19,7 @@ class Acquired:
     fence: int
     attempts: int
     started_at: datetime
+    lease: Lease
     parked_seconds: float = 0.0
     deferrals: int = 0
     """How often it was left for later, as no model could be had."""
@@ -27,7 +29,9 @@ class Acquired:
     def of(cls, found: Acquisition, most_deferrals: int) -> Acquired:
         """What was found, for a run that may be left for later so often."""
         began = found.started_at or now()
-        return cls(found.fence, found.attempts, began, found.parked_seconds, found.deferrals, most_deferrals)
+        return cls(
+            found.fence, found.attempts, began, found.lease, found.parked_seconds, found.deferrals, most_deferrals
+        )
 
     def passed(self, timeout: float) -> float:
         """Seconds of the timeout that are over. A run that was taken over goes on with the time that its first worker

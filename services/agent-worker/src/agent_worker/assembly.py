@@ -13,7 +13,8 @@ from functools import partial
 import httpx2
 
 from agent_worker.limiter.provider_limits import ProviderLimits
-from agent_worker.mcp.servers import McpServers
+from agent_worker.mcp.servers import McpServers, Tenants
+from agent_worker.mcp_records import McpRecords
 from agent_worker.price_records import check_prices
 from agent_worker.providers.anthropic import AnthropicMessages
 from agent_worker.providers.base import Provider
@@ -92,7 +93,7 @@ async def assembled(
         writer = StreamWriter(pipelined, supervisor.fenced_off)
         limits = ProviderLimits(pipelined, catalogue, settings.workers)
         breakers = Breakers(pipelined, catalogue)
-        providers, keys, reached = await stack.enter_async_context(_providers(settings))
+        providers, keys, reached = await stack.enter_async_context(_providers(settings, breakers))
         staffing = Staffing(catalogue, providers, breakers)
         staffing.report_unreachable()
         equipment = Equipment(
@@ -108,7 +109,7 @@ async def assembled(
             limits=limits,
             retry=Retry(),
             responses=await stack.enter_async_context(_responses(settings)),
-            mcp=McpServers(Guard(allowed=settings.fetch_networks)),
+            mcp=_mcp(settings, pool),
             quarantine=quarantine,
         )
         supervisor.runner = Runner(equipment, supervisor.note_run)
@@ -127,6 +128,12 @@ async def assembled(
             await stop(*tasks)
 
 
+def _mcp(settings: WorkerSettings, pool: Pool) -> McpServers:
+    registered = McpRecords(pool, settings.postgres.timeout).of
+    tenants = Tenants(registered, Guard(allowed=settings.mcp_networks))
+    return McpServers(Guard(allowed=settings.fetch_networks), tenants=tenants)
+
+
 @asynccontextmanager
 async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
     address = settings.redis.cache_url
@@ -140,7 +147,7 @@ async def _responses(settings: WorkerSettings) -> AsyncIterator[Responses]:
 
 @asynccontextmanager
 async def _providers(
-    settings: WorkerSettings,
+    settings: WorkerSettings, breakers: Breakers
 ) -> AsyncIterator[tuple[dict[str, Provider], KeyKeeper, tuple[Provider, ...]]]:
     """By API, as runs have them; who keeps their keys; and as they are reached."""
     timeout = httpx2.Timeout(settings.first_token_timeout, connect=5.0)
@@ -160,7 +167,8 @@ async def _providers(
         providers |= clients
     try:
         deadlines = Deadlines(settings.first_token_timeout, settings.call_timeout)
-        keeper = KeyKeeper(read_keys, {name: tuple(clients.values()) for name, clients in rotating.items()})
+        kept = {name: tuple(clients.values()) for name, clients in rotating.items()}
+        keeper = KeyKeeper(read_keys, kept, breakers.trust)
         observed: dict[str, Provider] = {api: Observed(Timed(one, deadlines)) for api, one in providers.items()}
         yield observed, keeper, tuple(providers.values())
     finally:

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from agent_worker.calls import Calls
-from agent_worker.cutting import undisturbed
 from agent_worker.metering import settle_meter
 from agent_worker.providers.base import CallMeter, ModelRequest, OutputLimitError, Piece, ProviderError
 from agent_worker.resilience.chain import Served
@@ -54,4 +53,4 @@ async def _paid(
     finally:
         # However it ended: what was used is accounted for before anything else happens.
         settle_meter(meter, estimate, request.max_output_tokens)
-        await undisturbed(calls.record(attempt, step, meter))
+        calls.record(attempt, step, meter)

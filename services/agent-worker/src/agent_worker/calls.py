@@ -24,5 +24,5 @@ class Calls(Protocol):
     def heard(self, limits: RateLimits) -> None:
         """The provider begins to answer, and said this of its limits."""
 
-    async def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way. A cancellation waits for it."""
+    def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
+        """Account for a call that ended, in whatever way. Nothing that follows from it is durable before that is."""

@@ -7,7 +7,7 @@ What is asked now, what the run has added since, and the system prompt are no pa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self
 
@@ -44,18 +44,23 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The newest exchanges, oldest first, and how many before them were dropped."""
+    """The newest exchanges, oldest first, how many before them were dropped, and a summary of some of these."""
 
     exchanges: tuple[Exchange, ...] = ()
     dropped: int = 0
+    summary: Exchange | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """All of them."""
-        return tuple(chain.from_iterable(exchange.turns for exchange in self.exchanges))
+        before = () if self.summary is None else self.summary.turns
+        return tuple(chain(before, *(exchange.turns for exchange in self.exchanges)))
 
     def fitting(self, room: int) -> History:
-        """As much of it as so many tokens hold: the oldest exchanges go first, and each goes whole."""
+        """As much of it as so many tokens hold: the oldest exchanges go first, and each goes whole. The summary stays
+        for as long as there is room for it."""
+        summary = self.summary if self.summary is not None and self.summary.size <= room else None
+        room -= summary.size if summary is not None else 0
         kept = 0
         for exchange in reversed(self.exchanges):
             room -= exchange.size
@@ -63,8 +68,8 @@ class History:
                 break
             kept += 1
         gone = len(self.exchanges) - kept
-        return History(self.exchanges[gone:], self.dropped + gone)
+        return History(self.exchanges[gone:], self.dropped + gone, summary)
 
     def without_tools(self) -> History:
         """The same for a model that is given no tools."""
-        return History(tuple(exchange.without_tools() for exchange in self.exchanges), self.dropped)
+        return replace(self, exchanges=tuple(exchange.without_tools() for exchange in self.exchanges))

@@ -77,6 +77,12 @@ class AgentLoop:
         """The model that is asked now."""
         return self._chain.serving
 
+    @property
+    def summarizing(self) -> Served | None:
+        """Who sums up what a window leaves out, with as many tokens as that may have; None: nobody does."""
+        tokens, served = self._plan.summary_tokens, self.serving
+        return None if tokens is None else replace(served, max_output_tokens=min(tokens, served.model.max_output))
+
     def room(self, turns: tuple[Turn, ...]) -> int:
         """Tokens that the window has left for a history, before these turns and with the longest answer after them."""
         served, instructions = self.serving, self._request(turns).instructions

@@ -29,6 +29,8 @@ class Plan:
     """What the answer is to match."""
     cache: ResponseCache = NO_CACHE
     """Where answers may be known already."""
+    summary_tokens: int | None = None
+    """Of a summary of what there is no room for; None: there is none."""
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
@@ -75,4 +77,5 @@ def plan_of(task: TaskSubmitted, staffed: Staffed, tools: Toolbox, responses: Re
         temperature=temperature,
         cache=responses.of(task) if may_be_repeated(task, temperature, tools) else NO_CACHE,
         form=None if task.response_schema is None else AnswerForm(task.response_schema),
+        summary_tokens=agent.history_summary_tokens,
     )

@@ -14,6 +14,8 @@ from common.contracts.events import EventId, EventType, StreamEvent
 _KEPT_FOR_REDIS = 5_000
 # Tokens become an event at this many characters, however slow the writer is.
 _LONGEST_TOKEN_TEXT = 8_192
+# What may wait for the writer's window: it comes between two events that do not, often with nothing to wait for.
+_IN_PASSING: frozenset[EventType] = frozenset({"usage", "tool_start", "tool_end"})
 # What an event has beside its data.
 _BYTES_PER_EVENT = 128
 
@@ -51,7 +53,7 @@ class RunLog:
         """Add an event; tokens that wait come first."""
         self.join_tokens()
         self._add(kind, data, at or now())
-        self._sink.notice(self, urgent=True)
+        self._sink.notice(self, urgent=kind not in _IN_PASSING)
 
     def token(self, text: str) -> None:
         """Add a piece of the answer; pieces that come close together become one event, the first goes at once."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from operator import attrgetter
+from time import monotonic
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -17,9 +18,11 @@ from asyncpg import Record
 
 from agent_worker.batching import Batched
 from agent_worker.history import Exchange, History
+from agent_worker.lease import Lease
 from agent_worker.leave import CallRequest, Leave
 from agent_worker.obstacles import Obstacle, Pause
 from agent_worker.proposals import Proposal, document_of, proposal_from
+from agent_worker.summary_records import SummaryRecords
 from common import postgres
 from common.contracts import TaskSubmitted
 from common.contracts.events import StreamEvent
@@ -77,6 +80,7 @@ class Acquisition:
     cancel_requested: bool
     outcome: bytes | None
     steps: tuple[SavedStep, ...]
+    lease: Lease
     parked_seconds: float = 0.0
     """How long it has been parked since it first began."""
     told: tuple[StreamEvent, ...] = ()
@@ -134,6 +138,7 @@ class RunRepository:
         self._pool = pool
         self._timeout = timeout
         self._lease = lease
+        self.summaries = SummaryRecords(pool, timeout)
         self._acquiring = Batched(self._acquire, size=_BATCH, order=attrgetter("task_id"))
         self._beginning = Batched(self._begin_calls, size=_BATCH, order=attrgetter("tenant_id", "task_id"))
         self._finishing = Batched(self._finish, size=_BATCH, order=attrgetter("task_id"))
@@ -156,9 +161,10 @@ class RunRepository:
         return await self._acquiring.call(asked)
 
     async def _acquire(self, asked: Sequence[_Acquire]) -> list[Acquisition]:
+        seconds, asked_at = self._lease.total_seconds(), monotonic()
         async with postgres.acquire(self._pool, self._timeout) as connection:
             rows = await connection.fetch(_ACQUIRE, self._lease, *_columns(asked))
-        return [_acquisition(row) for row in rows]
+        return [_acquisition(row, Lease(seconds, asked_at)) for row in rows]
 
     async def renew(self, held: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
         """Renew these runs' leases; by task id, whether its cancel was asked for. What is absent was lost."""
@@ -266,12 +272,12 @@ def _checkpoint_text(saved: SavedStep | None) -> tuple[int | None, int | None, s
     return number, last_seq, None if state is None else postgres.to_json(state)
 
 
-def _acquisition(row: Record) -> Acquisition:
+def _acquisition(row: Record, lease: Lease) -> Acquisition:
     steps = tuple(SavedStep(s["step"], s["fence"], s["last_seq"], s["state"]) for s in row["steps"] or ())
     told = tuple(StreamEvent(fence=row["fence"], **event) for event in row["told"] or ())
     interrupted = tuple(row["interrupted"] or ())
     proposal = None if row["proposal"] is None else proposal_from(row["proposal"])
-    read = {"steps": steps, "told": told, "interrupted": interrupted, "proposal": proposal}
+    read = {"steps": steps, "told": told, "interrupted": interrupted, "proposal": proposal, "lease": lease}
     return Acquisition(**{**dict(row), **read})
 
 

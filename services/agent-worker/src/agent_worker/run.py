@@ -1,8 +1,9 @@
 """One acquired run from its first event to its one end.
 
 The order of what is made durable, which every crash is measured against: a step's events are confirmed by the broker
-before its checkpoint is written; a call's usage is confirmed before the run goes on; the end is decided in PostgreSQL
-before it is published, and published before the message is acknowledged. Redelivery repairs what is missing.
+before its checkpoint is written, and so is the usage of its calls, before a tool with a side effect begins and before
+the end is decided, too; the end is decided in PostgreSQL before it is published, and published before the message is
+acknowledged. Redelivery repairs what is missing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agent_worker.durable import make_durable
 from agent_worker.endings import APPROVAL_EXPIRED, CANCELLED, FAILURES, Ending, done_data
 from agent_worker.fitting import fitted
 from agent_worker.happenings import Answered, FellBack, Happening, Proposed, Repairing, Retrying, Step, StepEnded, Token
+from agent_worker.history import History
 from agent_worker.intents import RunIntents
 from agent_worker.loop import AgentLoop
 from agent_worker.metrics import FALLBACKS
@@ -32,12 +34,14 @@ from agent_worker.obstacles import Obstacle
 from agent_worker.progress import RunLog
 from agent_worker.repository import RunRepository
 from agent_worker.stopping import StopReason
+from agent_worker.summarizing import Summarizer
 from agent_worker.telling import event_of, started, taken_over
 from agent_worker.undertaking import ApprovalExpiredError
 from common.contracts import RunFinished, TaskSubmitted
 from common.contracts.base import now
 from common.contracts.events import EventId
 from common.contracts.runs import Fallback, Routing, RunError, TerminalStatus
+from common.contracts.usage import Usage
 from common.messaging.publisher import Publisher
 from common.messaging.settlement import Disposition
 
@@ -66,6 +70,7 @@ class Run:
         self.task = task
         self.log = log
         self.fence = acquired.fence
+        self.lease = acquired.lease
         self._acquired = acquired
         self._loop = agent_loop
         self._routing = routing
@@ -169,6 +174,8 @@ class Run:
         except FAILURES as error:
             told, self.settles_as = final(error, self._model, self._acquired)
             return self._failed(told)
+        finally:  # however it ended, and before that is decided
+            await undisturbed(self._accounts.confirmed())
 
     def _failed(self, error: RunError, status: TerminalStatus = "failed") -> Ending:
         self.log.emit("error", error.model_dump())
@@ -176,13 +183,14 @@ class Run:
 
     async def _loop_through(self) -> Ending:
         asked = conversing.asked(self.task)
-        history = await conversing.history(self.task, self._loop.room(asked), self._repository)
+        history, used = await self._recalled(self._loop.room(asked))
         kept = self._checkpoint
         passed = self._acquired.passed(self._timeout)
         turns = (*asked, *kept.turns)
-        intents = RunIntents(self._repository, self.task.task_id, self.fence, self._make_durable)
+        intents = RunIntents(self._repository, self.task.task_id, self.fence, self.lease, self._make_durable)
         step, proposal, said = kept.next_step, taken_up(kept), kept.said_bytes
-        happenings = self._loop.run(turns, step, history, kept.usage, passed, proposal, kept.repaired, said, intents)
+        used = kept.usage + used
+        happenings = self._loop.run(turns, step, history, used, passed, proposal, kept.repaired, said, intents)
         async with aclosing(happenings):
             async for happening in happenings:
                 if isinstance(happening, Answered):
@@ -193,6 +201,13 @@ class Run:
                 if self.log.bytes_not_durable > _DURABLE_AT_BYTES:
                     await undisturbed(self._make_durable())
         raise AssertionError("the loop ended without an answer")
+
+    async def _recalled(self, room: int) -> tuple[History, Usage]:
+        """What was said before, in so many tokens, and what was used to sum up the rest."""
+        if self.task.conversation_id is None or (served := self._loop.summarizing) is None:
+            return await conversing.history(self.task, room, self._repository), Usage()
+        step, accounts = self._checkpoint.next_step, self._accounts
+        return await Summarizer(self.task, self.fence, step, served, self._repository, accounts, self.log).history(room)
 
     async def _observe(self, happening: Happening) -> None:
         if isinstance(happening, Token):
@@ -226,7 +241,9 @@ class Run:
         self._step_began = last_id
 
     async def _make_durable(self) -> EventId:
-        return await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        last_id = await make_durable(self.log, self.task, self._checkpoint.next_step, self._publisher)
+        await self._accounts.confirmed()
+        return last_id
 
     async def _finish(self, ending: Ending) -> RunFinished | None:
         finished = fitted(self._finished(ending))

@@ -237,7 +237,8 @@ class Runner:
             partial(equipment.limits.of, task.tier),
             equipment.settings.budgets.patience,
         )
-        box = await equipment.mcp.toolbox(staffed.agent, equipment.toolboxes[staffed.agent.name])
+        own = equipment.toolboxes[staffed.agent.name]
+        box = await until_available(partial(equipment.mcp.toolbox, staffed.agent, own, task.tenant_id))
         tools = box.within(tool_context(task, log, equipment.tool_records))
         agent_loop = AgentLoop(plan_of(task, staffed, box, equipment.responses), tools, accounts, equipment.retry)
         acquired = Acquired.of(found, equipment.settings.provider_retries)

@@ -7,21 +7,26 @@ import socket
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import NoDecode
 
 from agent_worker.budgets import Patience
-from agent_worker.tools.addresses import Network
 from common.messaging.topology import DELIVERY_LIMIT
-from common.settings import PREFIX, ApiKey, Health, HttpUrl, Postgres, Rabbit, Redis, Seconds, ServiceSettings
+from common.settings import (
+    PREFIX,
+    SEPARATED,
+    ApiKey,
+    Health,
+    HttpUrl,
+    Networks,
+    Postgres,
+    Rabbit,
+    Redis,
+    Seconds,
+    ServiceSettings,
+)
 
-
-def _names(value: object) -> object:
-    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
-
-
-LaneNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), Field(min_length=1)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_names)]
+LaneNames = Annotated[tuple[str, ...], NoDecode, SEPARATED, Field(min_length=1)]
 
 
 class CatalogueFiles(BaseModel):
@@ -123,6 +128,11 @@ class WorkerSettings(ProviderSettings):
     fetch_networks: Networks = Field(
         default=(),
         description="networks, separated by commas, that `fetch_url` may reach beside the public internet",
+    )
+    mcp_networks: Networks = Field(
+        default=(),
+        description="networks, separated by commas, that tenants' MCP servers may be in beside the public internet;"
+        " the gateway is told the same",
     )
     provider_retries: int = Field(
         default=5,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from agent_worker.providers.base import Turn
+from agent_worker.providers.base import Turn, json_bytes
 from agent_worker.providers.schemas import closed, one_type_each
 from agent_worker.tools.base import Toolbox
 
@@ -23,8 +22,7 @@ def tokens_of(size: int) -> int:
 
 def text_bytes(system: str, turns: tuple[Turn, ...]) -> int:
     """Bytes of what is said in the input."""
-    said = sum(_length(value) for turn in turns for block in turn.content for value in block.values())
-    return len(system.encode()) + said
+    return len(system.encode()) + sum(turn.size for turn in turns)
 
 
 def turns_bytes(turns: tuple[Turn, ...]) -> int:
@@ -35,7 +33,7 @@ def turns_bytes(turns: tuple[Turn, ...]) -> int:
 def said_bytes(turns: tuple[Turn, ...]) -> int:
     """Bytes of what a model has said in some turns: its texts, and the arguments of its tool calls."""
     blocks = (block for turn in turns if turn.role == "assistant" for block in turn.content)
-    return sum(_length(block["text"] if block["type"] == "text" else block["arguments"]) for block in blocks)
+    return sum(json_bytes(block["text"] if block["type"] == "text" else block["arguments"]) for block in blocks)
 
 
 def overhead(turns: tuple[Turn, ...], tools: Toolbox, schema: Mapping[str, Any] | None = None) -> int:
@@ -43,12 +41,7 @@ def overhead(turns: tuple[Turn, ...], tools: Toolbox, schema: Mapping[str, Any] 
 
     With the text a number of tokens that the input cannot exceed: one for each byte, as no tokenizer makes more.
     """
-    schemas = sum(_length(value) for tool in tools.specs for value in (tool.name, tool.description, tool.schema))
+    schemas = sum(tool.size for tool in tools.specs)
     # What a provider has no keyword for is put into words, which is not longer than the keyword and its value.
-    form = 2 * _length(one_type_each(closed(schema))) if schema is not None else 0
+    form = 2 * json_bytes(one_type_each(closed(schema))) if schema is not None else 0
     return schemas + form + _BYTES_PER_TURN * (len(turns) + len(tools.specs)) + _BYTES_PER_CALL
-
-
-def _length(value: object) -> int:
-    """Bytes of a text, or of anything else as JSON at its longest."""
-    return len(value.encode() if isinstance(value, str) else json.dumps(value))

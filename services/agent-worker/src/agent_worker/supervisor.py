@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from time import monotonic
 from uuid import UUID
 
 import structlog
@@ -140,6 +141,7 @@ class Supervisor:
             held = {task_id: run.fence for task_id, run in self._runs.items() if not run.given_back}
             if not held:
                 continue
+            asked_at = monotonic()
             try:
                 renewed = await self._repository.renew(list(held.items()))
             except StoreUnavailable as error:
@@ -151,7 +153,9 @@ class Supervisor:
                     continue
                 if task_id not in renewed:
                     run.stop(StopReason.LOST)
-                elif renewed[task_id]:
+                    continue
+                run.lease.renewed(asked_at)
+                if renewed[task_id]:
                     run.stop(StopReason.CANCELLED)
 
     async def drain(self, grace: float) -> None:

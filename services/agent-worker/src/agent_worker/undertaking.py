@@ -34,6 +34,10 @@ class Intents(Protocol):
         in the step, of those that are begun already, None where one is not known. Raises what ends the run where it is
         another's."""
 
+    async def confirm(self) -> None:
+        """To be awaited right before a call is made: between its intent and here the process may have stood still, and
+        whoever has the run since has told the model that nobody knows. Raises as `begin`."""
+
     async def note(self, step: int, index: int, result: dict[str, Any]) -> None:
         """A call's result."""
 
@@ -48,6 +52,9 @@ class Unnoted:
     ) -> Mapping[int, dict[str, Any] | None]:
         """See `Intents.begin`."""
         return {}
+
+    async def confirm(self) -> None:
+        """See `Intents.confirm`."""
 
     async def note(self, step: int, index: int, result: dict[str, Any]) -> None:
         """See `Intents.note`."""
@@ -113,6 +120,8 @@ class Undertaking:
         if index in self._begun:
             known = self._begun[index]
             return ToolResult(**known) if known is not None else _refused(call, _UNKNOWN)
+        if index in self._once:
+            await self._intents.confirm()
         result = await self._tools.run(call)
         if ruled is not None and ruled.changed_arguments is not None:
             said = f"[A person changed the arguments of this call before it was made.]\n{result.content}"

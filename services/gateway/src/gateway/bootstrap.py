@@ -44,6 +44,7 @@ from gateway.invoice_records import Invoices
 from gateway.lane_records import LaneRecords
 from gateway.lanes import Lanes, watch_forever
 from gateway.limits import Guard
+from gateway.mcp_records import McpServers
 from gateway.metrics import Metrics
 from gateway.outstanding import Outstanding
 from gateway.outstanding_records import OpenTasks
@@ -58,6 +59,7 @@ from gateway.routes.budgets import budgeting, budgets_of_tenants, burn_rates, ti
 from gateway.routes.doubts import doubting
 from gateway.routes.invoices import invoices_of_tenants, invoicing
 from gateway.routes.lanes import showing_lanes
+from gateway.routes.mcp_servers import mcp_of_tenants, reading_mcp, registering_mcp
 from gateway.routes.plans import planning
 from gateway.routes.proof import proving
 from gateway.routes.schedules import (
@@ -145,6 +147,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
             tracing=tracing,
         )
         schedules, invoices, uploads = Schedules(database), Invoices(database), Uploads(database)
+        mcp_servers = McpServers(database)
         reports, budgets = UsageReport(database), Budgets(database)
         scheduling = Scheduling(catalogue, submissions, schedules, store)
         approval_records = Approvals(database)
@@ -177,6 +180,8 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 *conversations.conversations(principals, Conversations(database), many),
                 uploading(principals, uploads),
                 reading_uploads(principals, uploads),
+                registering_mcp(principals, mcp_servers, catalogue, settings.mcp_networks),
+                reading_mcp(principals, mcp_servers),
                 usage.reporting(principals, reports),
                 usage.usage_of_tenants(administration, reports),
                 invoicing(principals, invoices),
@@ -185,6 +190,7 @@ async def bootstrap(settings: Settings, pace: Pace | None = None) -> AsyncIterat
                 budgets_of_tenants(administration, budgets),
                 time_zones(administration, budgets),
                 burn_rates(administration, budgets),
+                mcp_of_tenants(administration, mcp_servers),
                 doubting(administration, Doubts(database)),
                 planning(administration, Plans(database)),
                 admin.tenants_and_keys(administration, identities),

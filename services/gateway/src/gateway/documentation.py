@@ -11,6 +11,8 @@ from gateway.approval_documents import ApprovalRequest
 from gateway.batch_documents import BatchSubmitted
 from gateway.batch_schemas import MOST_TASKS
 from gateway.documents import ProblemDocument, Submitted
+from gateway.mcp_schemas import EXAMPLES as MCP_SERVERS
+from gateway.mcp_schemas import McpServerRequest
 from gateway.problems import KINDS, MEDIA_TYPE, Kind
 from gateway.schedule_schemas import CHANGES, ScheduleRequest
 from gateway.schedule_schemas import EXAMPLES as SCHEDULES
@@ -175,6 +177,18 @@ def upload_body() -> dict[str, Any]:
     key = {**_KEY, "description": f"{_KEY['description']}: the same key and body is the same document"}
     parameters = [*conversation_parameters()["parameters"], key]
     return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
+def mcp_server_parameters() -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads the name of an MCP server by itself."""
+    schema = {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,19}$", "examples": ["crm"]}
+    return {"parameters": [{"name": "name", "in": "path", "required": True, "schema": schema}]}
+
+
+def mcp_server_body() -> dict[str, Any]:
+    """The `openapi_extra` of the route that reads an MCP server by itself."""
+    content = {"application/json": {"schema": _inlined(McpServerRequest), "examples": MCP_SERVERS}}
+    return mcp_server_parameters() | {"requestBody": {"required": True, "content": content}}
 
 
 def batch_stream_parameters() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from common.settings import ApiKey, Port, Postgres, Rabbit, Redis, Seconds, ServiceSettings
+from common.settings import ApiKey, Networks, Port, Postgres, Rabbit, Redis, Seconds, ServiceSettings
 
 _ADMIN_KEY_LENGTH = 20
 
@@ -45,5 +45,10 @@ class Settings(ServiceSettings):
     http: Http = Http()
     admin_key: Annotated[ApiKey, AfterValidator(_long)] | None = Field(
         default=None, description="unset: there is no admin API"
+    )
+    mcp_networks: Networks = Field(
+        default=(),
+        description="networks, separated by commas, that tenants' MCP servers may be in beside the public internet;"
+        " the workers are told the same",
     )
     simulated: bool = Field(default=False, description="answers come from the local simulator, and are marked so")

@@ -58,7 +58,7 @@ class Usage(BaseModel):
 
 
 class UsageRecorded(Contract):
-    """One model call that happened. Published to `events` before the run goes on; keyed by the attempt."""
+    """One model call that happened. Published as it ends, before what follows is durable; keyed by the attempt."""
 
     KIND: ClassVar[str] = "usage.recorded"
     kind: Literal["usage.recorded"] = "usage.recorded"

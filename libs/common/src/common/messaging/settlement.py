@@ -82,14 +82,20 @@ class RabbitDelivery:
         """See `Delivery.settle`. `with_all_before` acknowledges all earlier ones of the channel too."""
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
-                if disposition is Disposition.DONE:
-                    await self.message.ack(multiple=with_all_before)
-                elif disposition is Disposition.RETURN:
-                    await self.message.nack(requeue=True)
-                else:
-                    await self.message.reject(requeue=disposition is Disposition.RETRY)
+                await self._answer(disposition, with_all_before)
         except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, TimeoutError) as error:
             # The channel is gone, and the broker has taken the message back: it comes again, and finds its key taken.
             _log.info("delivery.lost", disposition=disposition.name, error=repr(error))
             return False
         return True
+
+    async def _answer(self, disposition: Disposition, with_all_before: bool) -> None:
+        """Not through the message, which waits until the socket has taken each answer: there is nothing to wait for."""
+        channel, tag = self.message.channel, self.message.delivery_tag
+        assert tag is not None  # noqa: S101 - what was delivered has one
+        if disposition is Disposition.DONE:
+            await channel.basic_ack(tag, multiple=with_all_before, wait=False)
+        elif disposition is Disposition.RETURN:
+            await channel.basic_nack(tag, requeue=True, wait=False)
+        else:
+            await channel.basic_reject(tag, requeue=disposition is Disposition.RETRY, wait=False)

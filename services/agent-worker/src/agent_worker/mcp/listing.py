@@ -13,10 +13,10 @@ from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as Offered
 from pydantic import BaseModel
 
+from agent_worker.mcp.server import Server
 from agent_worker.providers.base import ToolSpec
 from agent_worker.tools.base import Tool
 from agent_worker.tools.signature import Signature, ToolError
-from common.catalogue import McpServer
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MOST_TOOLS = 64
@@ -25,7 +25,7 @@ _LARGEST_TOGETHER = 128 * 1024
 _LONGEST_DESCRIPTION = 4_000
 _OUTPUT_LIMIT = 32_000
 
-Call = Callable[[McpServer, str, dict[str, Any]], Awaitable[str]]
+Call = Callable[[Server, str, dict[str, Any]], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Foreign(Signature):
         return {"arguments": dict(arguments)}
 
 
-def listing_of(server: McpServer, offered: Iterable[Offered], call: Call) -> Listing:
+def listing_of(server: Server, offered: Iterable[Offered], call: Call) -> Listing:
     """The server's tools by the names that models are told."""
     tools: dict[str, Tool] = {}
     missing: list[dict[str, str]] = []
@@ -70,6 +70,27 @@ def listing_of(server: McpServer, offered: Iterable[Offered], call: Call) -> Lis
     return Listing(tools, tuple(missing[:MOST_TOOLS]))
 
 
+def joined(own: Mapping[str, Tool], listings: Iterable[tuple[Server, Listing]]) -> Listing:
+    """An agent's own tools with those of servers: none in the place of another, and of all servers of a tenant together
+    as many as one may have."""
+    tools = dict(own)
+    missing: list[dict[str, str]] = []
+    count = size = 0
+    for server, listing in listings:
+        missing += listing.missing
+        for name, tool in listing.tools.items():
+            reason = "another tool has this name" if name in tools else None
+            if reason is None and server.tenant_id is not None:
+                count, size = count + 1, size + len(json.dumps(tool.spec.schema))
+                if count > MOST_TOOLS or size > _LARGEST_TOGETHER:
+                    reason = f"the tenant's servers together have more than {MOST_TOOLS} tools, or too large ones"
+            if reason is None:
+                tools[name] = tool
+            else:
+                missing.append({"server": server.name, "tool": name.partition("__")[2], "reason": reason})
+    return Listing(tools, tuple(missing[:MOST_TOOLS]))
+
+
 def _why_not(name: str, one: Offered, size: int, together: int, count: int, *, taken: bool) -> str | None:
     if not _NAME.fullmatch(name):
         return "no model can be told its name: up to 64 letters, digits, `_` and `-`, with the server's"
@@ -82,21 +103,21 @@ def _why_not(name: str, one: Offered, size: int, together: int, count: int, *, t
     return f"the server has more than {MOST_TOOLS} tools" if count >= MOST_TOOLS else None
 
 
-def _tool(server: McpServer, name: str, one: Offered, call: Call) -> Tool:
+def _tool(server: Server, name: str, one: Offered, call: Call) -> Tool:
     description = (one.description or one.title or one.name)[:_LONGEST_DESCRIPTION]
-    reads_only = one.annotations is not None and one.annotations.read_only_hint is True
+    reads_only = server.trusted and one.annotations is not None and one.annotations.read_only_hint is True
     return Tool(
         spec=ToolSpec(name, description, one.input_schema),
         function=partial(_called, call, server, one.name),
         signature=_Foreign(one.input_schema, None, (), BaseModel),
         timeout=server.timeout_seconds,
         side_effect=not reads_only,
-        ask=False,
+        ask=server.ask and not reads_only,
         output_limit=_OUTPUT_LIMIT,
     )
 
 
-async def _called(call: Call, server: McpServer, name: str, *, arguments: dict[str, Any]) -> str:
+async def _called(call: Call, server: Server, name: str, *, arguments: dict[str, Any]) -> str:
     return await call(server, name, arguments)
 
 

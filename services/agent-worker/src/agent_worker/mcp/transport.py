@@ -1,5 +1,8 @@
 """How MCP servers are reached: over HTTP through the guard of addresses, or as a program on its pipes.
 
+A redirect is followed to the same origin alone, by the SDK and through the guard like any other request: so what
+authenticates us goes to the host that was named, and to no other.
+
 A connection is one listing's or one call's. So nothing of one run is left for another, a server that hangs holds nobody
 else up, and one that was restarted is simply there again.
 """
@@ -17,8 +20,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from agent_worker.mcp.server import Server
 from agent_worker.tools.guard import Guard
-from common.catalogue import McpServer
 from common.errors import ConfigurationError
 
 _MOST_BYTES = 4 * 1024 * 1024
@@ -70,7 +73,7 @@ class Transport(httpx2.AsyncHTTPTransport):
 
 
 @asynccontextmanager
-async def connected(server: McpServer, guard: Guard, seconds: float) -> AsyncIterator[Client]:
+async def connected(server: Server, guard: Guard, seconds: float) -> AsyncIterator[Client]:
     """A session with the server. Raises whatever goes wrong; the caller has a deadline."""
     async with AsyncExitStack() as stack:
         if server.url is None:
@@ -92,7 +95,9 @@ async def connected(server: McpServer, guard: Guard, seconds: float) -> AsyncIte
         yield await stack.enter_async_context(Client(target, read_timeout_seconds=seconds, cache=None))
 
 
-async def _headers(server: McpServer) -> dict[str, str]:
+async def _headers(server: Server) -> dict[str, str]:
+    if server.auth is not None:
+        return {server.auth.header: server.auth.value}
     if server.bearer_file is None:
         return {}
     try:

@@ -16,8 +16,10 @@ Errors of a provider, of which `fault` says whether another one may answer:
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
 
@@ -26,21 +28,36 @@ from common.contracts.usage import Usage
 Block = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+def json_bytes(value: object) -> int:
+    """Bytes of a text, or of anything else as JSON at its longest."""
+    return len(value.encode() if isinstance(value, str) else json.dumps(value))
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of the conversation."""
 
     role: Literal["user", "assistant", "tool"]
     content: tuple[Block, ...]
 
+    @cached_property
+    def size(self) -> int:
+        """Bytes of what is said in it. A conversation is measured before each of its calls, its turns once."""
+        return sum(json_bytes(value) for block in self.content for value in block.values())
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class ToolSpec:
     """A tool as the model sees it; `schema` is the JSON schema of its arguments."""
 
     name: str
     description: str
     schema: dict[str, Any]
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of it."""
+        return sum(map(json_bytes, (self.name, self.description, self.schema)))
 
 
 NO_ATTEMPT = UUID(int=0)

@@ -55,11 +55,12 @@ class Rotating:
         self.use(keys)
         self.name = next(iter(self._current.values())).provider.name
 
-    def use(self, keys: Sequence[str]) -> None:
-        """Make calls with these keys from now on."""
+    def use(self, keys: Sequence[str]) -> bool:
+        """Make calls with these keys from now on; whether they are others than before."""
         before = self._current
         self._current = {key: before.get(key) or _Keyed(_named(key), self._connect(key)) for key in keys}
         self._leaving += [keyed for key, keyed in before.items() if key not in self._current]
+        return set(before) != set(self._current)
 
     async def close_drained(self) -> None:
         """Close what is used no more, and has no calls."""
@@ -116,11 +117,16 @@ class KeyKeeper:
     """Keeps the providers to the keys that their files have. `run` is its background task."""
 
     def __init__(
-        self, read: Callable[[], Mapping[str, Sequence[str]]], rotating: Mapping[str, Sequence[Rotating]]
+        self,
+        read: Callable[[], Mapping[str, Sequence[str]]],
+        rotating: Mapping[str, Sequence[Rotating]],
+        on_change: Callable[[str], None],
     ) -> None:
-        """`read` tells the keys by provider, and raises `ValueError` where they are not usable."""
+        """`read` tells the keys by provider, and raises `ValueError` where they are not usable; `on_change` is told of
+        a provider that has others than before."""
         self._read = read
         self._rotating = rotating
+        self._on_change = on_change
         self._known: Mapping[str, Sequence[str]] = {}
 
     async def run(self) -> None:
@@ -140,8 +146,9 @@ class KeyKeeper:
             keys = found.get(provider)
             if keys and keys != self._known.get(provider):
                 _log.info("provider.keys", provider=provider, keys=[_named(key) for key in keys])
-                for client in clients:
-                    client.use(keys)
+                changed = [client.use(keys) for client in clients]
+                if any(changed):
+                    self._on_change(provider)
                 self._known = {**self._known, provider: keys}
             for client in clients:
                 await client.close_drained()

@@ -104,6 +104,10 @@ class Breaker:
         else:
             self._become(self.circuit.advised_closed(now - advice.age))
 
+    def trust(self) -> None:
+        """Count anew: what its calls came to until now says nothing of the next ones."""
+        self._become(self.circuit.closed(), own=True)
+
     async def exchange(self) -> None:
         """Tell the others what is to be told, and hear what they say."""
         questions, self.untold = [*self.untold, LOOKING], []
@@ -165,6 +169,13 @@ class Breakers:
     def of(self, model: str) -> Breaker:
         """The circuit of one of the catalogue's models."""
         return self._models[model]
+
+    def trust(self, provider: str) -> None:
+        """Let the calls of this provider's models through again: its keys have changed, and the old ones may have been
+        what was refused."""
+        for breaker in self._models.values():
+            if breaker.provider == provider:
+                breaker.trust()
 
     async def run(self) -> None:
         """Exchange advice when there is something to tell, and once a second, until cancelled."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import structlog
 
+from agent_worker.cutting import side_by_side
 from agent_worker.providers.base import ToolCall, ToolSpec
 from agent_worker.tools.context import ToolContext
 from agent_worker.tools.processes import Computing, address_of
@@ -125,7 +126,7 @@ class Tool:
         return text if over <= 0 else f"{text[: self.output_limit]}\n[{over} more characters were cut off]"
 
 
-Make: TypeAlias = Callable[[int, ToolCall], Awaitable[ToolResult]]
+Make: TypeAlias = Callable[[int, ToolCall], Coroutine[Any, Any, ToolResult]]
 
 
 class Toolbox:
@@ -156,7 +157,7 @@ class Toolbox:
         `make` is another way than `run` to have a call's result, by its place in the step.
         """
         made = calls[:_MOST_CALLS]
-        results = await asyncio.gather(*(make(n, call) if make else self.run(call) for n, call in enumerate(made)))
+        results = await side_by_side(make(n, call) if make else self.run(call) for n, call in enumerate(made))
         too_many = f"not run: at most {_MOST_CALLS} tool calls are run at a time, call it again"
         return [*results, *(_failure(call, too_many) for call in calls[_MOST_CALLS:])]
 

@@ -15,11 +15,10 @@ from ipaddress import ip_address
 import structlog
 from httpcore2 import SOCKET_OPTION, AnyIOBackend, AsyncNetworkBackend, AsyncNetworkStream, ConnectError, ConnectTimeout
 
-from agent_worker.tools.addresses import Address, Network, is_within, may_reach
 from agent_worker.tools.signature import ToolError
+from common.addresses import Address, Network, may_connect
 
 _log = structlog.get_logger(__name__)
-_PORTS = frozenset({80, 443})
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The addresses of a name."""
@@ -66,13 +65,10 @@ class Guard(AsyncNetworkBackend):
         if not addresses:
             raise ToolError(f"the host {host!r} is not known")
         for address in addresses:
-            if not self._may_reach(address, port):
+            if not may_connect(address, port, self._allowed):
                 _log.warning("fetch.refused", host=host, port=port, address=str(address))
                 raise ToolError(f"{host}:{port} is not on the public web, and may not be reached")
         return addresses
-
-    def _may_reach(self, address: Address, port: int) -> bool:
-        return is_within(address, self._allowed) or (port in _PORTS and may_reach(address))
 
     async def connect_unix_socket(self, *_: object, **__: object) -> AsyncNetworkStream:
         """Never."""

@@ -1,4 +1,4 @@
-"""Which addresses an agent may reach: those of the public internet, and what the operator adds.
+"""Which addresses agents and tenants may lead us to: those of the public internet, and what the operator adds.
 
 Not `ipaddress.is_global`, whose answers have changed between Python's releases: the special-purpose registries of IANA,
 as networks that anybody can check. Of IPv6 all is refused but what is handed out to the public.
@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+WEB_PORTS = frozenset({80, 443})
 
 _SPECIAL: tuple[Network, ...] = tuple(
     map(
@@ -48,6 +49,11 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 def may_reach(address: Address, allowed: Sequence[Network] = ()) -> bool:
     """Whether an agent may be led to this address; `allowed` are networks of the operator's that it may reach too."""
     return is_within(address, allowed) or _is_public(address)
+
+
+def may_connect(address: Address, port: int, allowed: Sequence[Network]) -> bool:
+    """The same of a port there: in the networks that are allowed every port is, elsewhere the two of the web."""
+    return is_within(address, allowed) or (port in WEB_PORTS and _is_public(address))
 
 
 def is_within(address: Address, networks: Sequence[Network]) -> bool:
