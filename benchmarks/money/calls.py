@@ -29,6 +29,7 @@ from common.contracts import UsageRecorded
 from common.contracts.base import now
 from common.contracts.identifiers import attempt_id
 from common.contracts.usage import Usage
+from common.messaging.consumer import BatchPolicy
 from common.postgres import Pool
 from tests.servers import Servers
 from tests.stage import Stage, staged
@@ -38,7 +39,7 @@ CONNECTIONS = WORKERS + SETTLERS
 SLOTS = 32
 RUNS_OF_A_WORKER = 160
 CALLS_OF_A_RUN = 3
-BATCH = 500
+COMPANY = BatchPolicy()
 UPDATES = 1000
 # Before the clock starts: a connection's first statements look up types, and plan what is kept from then on.
 FIRST_RUNS, FIRST_UPDATES = 2 * SLOTS, 100
@@ -182,10 +183,12 @@ def _record(task: Task, number: int) -> UsageRecorded:
 
 
 async def _settle(pool: Pool, held: asyncio.Queue[UsageRecorded | None]) -> None:
-    """One process of billing: what came by now, in one transaction."""
+    """One process of billing: what came by now, in one transaction; for company it waits as billing does."""
     while True:
         batch = [await held.get()]
-        while len(batch) < BATCH and not held.empty() and batch[-1] is not None:
+        if held.qsize() + 1 < COMPANY.size:
+            await asyncio.sleep(COMPANY.linger)
+        while len(batch) < COMPANY.size and not held.empty() and batch[-1] is not None:
             batch.append(held.get_nowait())
         if records := [record for record in batch if record is not None]:
             await handlers.settle_usage(records, pool, 60)

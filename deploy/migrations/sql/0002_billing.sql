@@ -2,8 +2,8 @@
 
 CREATE TABLE billing.prices (
   price_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  provider text NOT NULL,
-  model text NOT NULL,
+  provider text COLLATE "C" NOT NULL,
+  model text COLLATE "C" NOT NULL,
   valid_from timestamptz NOT NULL,
   input_mtok numeric(20, 10) NOT NULL CHECK (input_mtok > 0),
   cache_read_mtok numeric(20, 10) NOT NULL CHECK (cache_read_mtok > 0),
@@ -42,7 +42,9 @@ CREATE TABLE billing.holds (
   call integer NOT NULL,
   provider text NOT NULL,
   model text NOT NULL,
-  price_id bigint NOT NULL REFERENCES billing.prices,
+  -- Of the book, which whoever takes the hold has just read, and of which nothing is ever deleted. As a foreign key it would
+  -- be locked for each call, and all calls of a model would write at its one row.
+  price_id bigint NOT NULL,
   -- What the call will probably read. NULL: nobody has said.
   input_estimate bigint,
   amount numeric(20, 10) NOT NULL CHECK (amount >= 0),
@@ -80,7 +82,7 @@ CREATE TABLE billing.usage (
   vector jsonb NOT NULL,
   estimated boolean NOT NULL,
   provider_request_id text,
-  price_id bigint REFERENCES billing.prices,
+  price_id bigint,  -- no foreign key, as of a hold
   cost numeric(20, 10),
   charge numeric(20, 10),
   variance numeric(20, 10),
@@ -95,7 +97,7 @@ CALL identity.protect('billing.usage', 'laneway_billing');
 -- Double entry: the lines of one entry sum to zero. Debits are positive. Append-only for every role.
 CREATE TABLE billing.ledger (
   attempt_id uuid NOT NULL,
-  account text NOT NULL,
+  account text COLLATE "C" NOT NULL,
   tenant_id uuid NOT NULL,
   amount numeric(20, 10) NOT NULL,
   price_id bigint REFERENCES billing.prices,
@@ -133,7 +135,9 @@ CREATE TABLE billing.consumers (
 GRANT SELECT ON billing.prices TO laneway_billing;
 GRANT SELECT, INSERT, UPDATE, DELETE ON billing.consumers TO laneway_billing;
 GRANT INSERT ON billing.prices TO laneway_billing;
-GRANT SELECT, INSERT, UPDATE ON billing.balances, billing.holds TO laneway_billing;
+GRANT SELECT, INSERT, UPDATE ON billing.balances TO laneway_billing;
+-- What a hold was taken for, and at which price, stays what it was.
+GRANT SELECT, UPDATE (charged, state, doubted_at, resolved_at, policy) ON billing.holds TO laneway_billing;
 GRANT SELECT, INSERT ON billing.usage, billing.ledger TO laneway_billing;
 GRANT SELECT ON billing.usage, billing.holds, billing.balances, billing.ledger TO laneway_gateway;
 
@@ -162,6 +166,11 @@ END $$;
 CREATE FUNCTION billing.queue_for(p_tenants uuid[]) RETURNS void LANGUAGE sql AS $$
   SELECT pg_advisory_xact_lock(7316018, t.key)
   FROM (SELECT DISTINCT hashtext(u.tenant_id::text) AS key FROM unnest(p_tenants) AS u (tenant_id) ORDER BY 1) AS t
+$$;
+
+-- A month by its first day. `date_trunc` would go through the server's time zone for it, each time.
+CREATE FUNCTION billing.month_of(p_day date) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT p_day - (extract(day FROM p_day)::integer - 1)
 $$;
 
 -- Only products, which are exact: a quotient would be rounded once before.
@@ -206,7 +215,7 @@ BEGIN
   END IF;
   amount := billing.worst_case(p_input_bound, price.input_ceiling_mtok, p_max_output, price.output_mtok, plan.markup_percent);
   today := billing.day_at(p_tenant, at);
-  periods := ARRAY['epoch'::date, 'epoch'::date, today, date_trunc('month', today)::date, today];
+  periods := ARRAY['epoch'::date, 'epoch'::date, today, billing.month_of(today), today];
   SELECT array_agg(CASE s.scope WHEN 'run' THEN least(c.cap, p_run_cap) ELSE c.cap END ORDER BY s.n) INTO caps
   FROM unnest(scopes, subjects) WITH ORDINALITY AS s (scope, subject, n)
   CROSS JOIN LATERAL billing.cap_of(p_tenant, s.scope, s.subject) AS c;
@@ -252,68 +261,99 @@ GRANT EXECUTE ON FUNCTION billing.doubts TO laneway_gateway;
 
 
 -- Takes the holds of many calls at once, of every tenant whose calls fit together into all their scopes: each balance is
--- changed once for all of them. Answers their places in the arrays and their amounts. What is absent is for `reserve`: of a
--- tenant for which they do not all fit, or held already, or without a price or leave. NULL is no attempt, and passed by.
--- The caller has queued for the tenants, so that what fits now fits until it commits.
+-- changed once for all of them. Answers their amounts, each in its place. What has none is for `reserve`: of a tenant for
+-- which they do not all fit, or held already, or without a price or leave. NULL is no attempt, and passed by.
+-- It queues for the tenants, so that what fits then fits until it commits; all that needs no balance is done before that.
 -- One plan for all batches, which goes by keys: it is made while the tables are small, and kept when they are not.
 CREATE FUNCTION billing.reserve_together(
   p_attempts uuid[], p_tenants uuid[], p_users text[], p_tasks uuid[], p_fences integer[], p_steps integer[],
   p_calls integer[], p_providers text[], p_models text[], p_input_bounds bigint[], p_max_outputs bigint[],
-  p_run_caps numeric[], p_conversations uuid[], p_input_estimates bigint[])
-RETURNS TABLE (n integer, amount numeric)
+  p_run_caps numeric[], p_conversations uuid[], p_input_estimates bigint[], OUT held numeric[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
   at timestamptz;
   places integer[]; amounts numeric[]; price_ids bigint[]; markups numeric[]; days date[];
-  to_change bigint; changed bigint;
+  owners uuid[]; scopes text[]; subjects text[]; periods date[]; wanted numeric[]; caps numeric[];
+  fitting uuid[]; to_change bigint; changed bigint;
 BEGIN
   -- Whoever changes the tenants' caps, or their time zones, waits for the holds that go by the old ones.
   PERFORM pg_advisory_xact_lock_shared(7316017, t.key)
   FROM (SELECT DISTINCT hashtext(u.tenant_id::text) AS key FROM unnest(p_tenants) AS u (tenant_id) ORDER BY 1) AS t;
   at := clock_timestamp();
-  WITH asked AS MATERIALIZED (
-    SELECT DISTINCT ON (c.attempt_id) c.n::integer, c.attempt_id, c.tenant_id, c.user_id, c.task_id, c.run_cap,
-      c.conversation_id, p.price_id, q.markup_percent, billing.day_at(c.tenant_id, at) AS today,
-      billing.worst_case(c.input_bound, p.input_ceiling_mtok, c.max_output, p.output_mtok, q.markup_percent) AS amount
+  WITH tenants AS MATERIALIZED (
+    SELECT t.tenant_id, billing.day_in(t.time_zone, t.zone_day, at) AS today, q.markup_percent, q.allowed_models,
+           q.run_cap_usd, q.conversation_cap_usd, q.user_day_cap_usd, q.tenant_day_cap_usd, q.tenant_month_cap_usd,
+           -- Not EXISTS, which may be answered from all that there are.
+           (SELECT true FROM billing.budgets o WHERE o.tenant_id = t.tenant_id LIMIT 1) IS NOT NULL AS overridden
+    FROM (SELECT DISTINCT u.tenant_id FROM unnest(p_tenants) AS u (tenant_id)) AS d
+    JOIN identity.tenants t ON t.tenant_id = d.tenant_id JOIN identity.plans q ON q.name = t.plan
+  ), priced AS MATERIALIZED (
+    SELECT p.provider, p.model, p.price_id, p.input_ceiling_mtok, p.output_mtok
+    FROM (SELECT DISTINCT u.provider, u.model FROM unnest(p_providers, p_models) AS u (provider, model)) AS d
+    JOIN billing.prices p ON p.provider = d.provider AND p.model = d.model AND p.superseded_at IS NULL
+      AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at)
+  ), asked AS MATERIALIZED (
+    SELECT DISTINCT ON (c.attempt_id) c.n::integer, c.user_id, c.task_id, c.run_cap, c.conversation_id, p.price_id, t.*,
+      billing.worst_case(c.input_bound, p.input_ceiling_mtok, c.max_output, p.output_mtok, t.markup_percent) AS amount
     FROM unnest(p_attempts, p_tenants, p_users, p_tasks, p_providers, p_models, p_input_bounds, p_max_outputs, p_run_caps,
                 p_conversations) WITH ORDINALITY
       AS c (attempt_id, tenant_id, user_id, task_id, provider, model, input_bound, max_output, run_cap, conversation_id, n)
-    JOIN identity.tenants t ON t.tenant_id = c.tenant_id JOIN identity.plans q ON q.name = t.plan
-    JOIN billing.prices p ON p.provider = c.provider AND p.model = c.model AND p.superseded_at IS NULL
-      AND p.valid_from <= at AND (p.valid_until IS NULL OR p.valid_until > at)
-    WHERE c.attempt_id IS NOT NULL AND (c.model <> ALL (q.allowed_models)) IS NOT TRUE
+    JOIN tenants t ON t.tenant_id = c.tenant_id
+    JOIN priced p ON p.provider = c.provider AND p.model = c.model
+    WHERE c.attempt_id IS NOT NULL AND (c.model <> ALL (t.allowed_models)) IS NOT TRUE
       AND NOT EXISTS (SELECT FROM billing.holds h WHERE h.attempt_id = c.attempt_id)
     ORDER BY c.attempt_id, c.n
   ), scoped AS (
-    SELECT a.tenant_id, s.scope, s.subject, s.period, sum(a.amount) AS amount, min(s.own_cap) AS own_cap
+    SELECT a.tenant_id, s.scope, s.subject, s.period, sum(a.amount) AS amount, min(s.own_cap) AS own_cap,
+           min(s.plan_cap) AS plan_cap, bool_or(a.overridden) AS overridden
     FROM asked a CROSS JOIN LATERAL (VALUES
-      ('conversation', a.conversation_id::text, 'epoch'::date, NULL), ('run', a.task_id::text, 'epoch'::date, a.run_cap),
-      ('tenant_day', '', a.today, NULL), ('tenant_month', '', date_trunc('month', a.today)::date, NULL),
-      ('user_day', a.user_id, a.today, NULL)) AS s (scope, subject, period, own_cap)
+      ('conversation' COLLATE "C", a.conversation_id::text COLLATE "C", 'epoch'::date, NULL, a.conversation_cap_usd),
+      ('run', a.task_id::text, 'epoch'::date, a.run_cap, a.run_cap_usd),
+      ('tenant_day', '', a.today, NULL, a.tenant_day_cap_usd),
+      ('tenant_month', '', billing.month_of(a.today), NULL, a.tenant_month_cap_usd),
+      ('user_day', a.user_id, a.today, NULL, a.user_day_cap_usd)) AS s (scope, subject, period, own_cap, plan_cap)
     WHERE s.subject IS NOT NULL
     GROUP BY a.tenant_id, s.scope, s.subject, s.period
-  ), wanted AS MATERIALIZED (
-    SELECT s.tenant_id, s.scope, s.subject, s.period, s.amount, least(c.cap, s.own_cap) AS cap
-    FROM scoped s CROSS JOIN LATERAL billing.cap_of(s.tenant_id, s.scope, s.subject) AS c
-  ), fitting AS MATERIALIZED (
-    SELECT w.tenant_id FROM wanted w
+    ORDER BY a.tenant_id, s.scope, s.subject, s.period
+  ), capped AS (
+    SELECT array_agg(s.tenant_id) AS owners, array_agg(s.scope) AS scopes, array_agg(s.subject) AS subjects,
+           array_agg(s.period) AS periods, array_agg(s.amount) AS wanted,
+           -- Most tenants have their plan's caps.
+           array_agg(least(s.own_cap, CASE WHEN s.overridden
+             THEN (SELECT c.cap FROM billing.cap_of(s.tenant_id, s.scope, s.subject) AS c) ELSE s.plan_cap END)) AS caps
+    FROM scoped s
+  ), calls AS (
+    SELECT array_agg(a.n) AS places, array_agg(a.amount) AS amounts, array_agg(a.price_id) AS price_ids,
+           array_agg(a.markup_percent) AS markups, array_agg(a.today) AS days FROM asked a
+  )
+  SELECT c.places, c.amounts, c.price_ids, c.markups, c.days, s.owners, s.scopes, s.subjects, s.periods, s.wanted, s.caps
+  INTO places, amounts, price_ids, markups, days, owners, scopes, subjects, periods, wanted, caps
+  FROM calls c CROSS JOIN capped s;
+  PERFORM billing.queue_for(p_tenants);
+  -- A row that is there is found once, and changed where it was found. Where somebody did not queue it is another by then,
+  -- and left alone, or measured anew.
+  WITH found AS MATERIALIZED (
+    SELECT w.*, b.ctid AS place, w.cap IS NULL OR coalesce(b.charged + b.held, 0) + w.amount <= w.cap AS fits
+    FROM unnest(owners, scopes, subjects, periods, wanted, caps) AS w (tenant_id, scope, subject, period, amount, cap)
     LEFT JOIN billing.balances b ON b.tenant_id = w.tenant_id AND b.scope = w.scope AND b.subject = w.subject
       AND b.period = w.period
-    GROUP BY w.tenant_id
-    HAVING bool_and(w.cap IS NULL OR coalesce(b.charged + b.held, 0) + w.amount <= w.cap)
-  ), put AS (
-    INSERT INTO billing.balances AS b (tenant_id, scope, subject, period, cap, held)
-    SELECT w.tenant_id, w.scope, w.subject, w.period, w.cap, w.amount FROM wanted w JOIN fitting f USING (tenant_id)
-    ORDER BY w.tenant_id, w.scope COLLATE "C", w.subject COLLATE "C", w.period
-    ON CONFLICT (tenant_id, scope, subject, period) DO UPDATE SET held = b.held + excluded.held, cap = excluded.cap
-      WHERE excluded.cap IS NULL OR b.charged + b.held + excluded.held <= excluded.cap
+  ), fit AS MATERIALIZED (
+    SELECT f.* FROM found f
+    WHERE f.tenant_id <> ALL (ARRAY(SELECT DISTINCT o.tenant_id FROM found o WHERE NOT o.fits))
+  ), moved AS (
+    UPDATE billing.balances b SET held = b.held + f.amount, cap = f.cap FROM fit f
+    WHERE b.ctid = f.place AND (f.cap IS NULL OR b.charged + b.held + f.amount <= f.cap)
     RETURNING b.tenant_id
+  ), put AS (
+    INSERT INTO billing.balances (tenant_id, scope, subject, period, cap, held)
+    SELECT f.tenant_id, f.scope, f.subject, f.period, f.cap, f.amount FROM fit f WHERE f.place IS NULL
+    ON CONFLICT DO NOTHING
+    RETURNING tenant_id
   )
-  SELECT array_agg(a.n), array_agg(a.amount), array_agg(a.price_id), array_agg(a.markup_percent), array_agg(a.today),
-         (SELECT count(*) FROM wanted w JOIN fitting g USING (tenant_id)), (SELECT count(*) FROM put)
-  INTO places, amounts, price_ids, markups, days, to_change, changed
-  FROM asked a JOIN fitting f USING (tenant_id);
+  SELECT (SELECT array_agg(DISTINCT f.tenant_id) FROM fit f), (SELECT count(*) FROM fit),
+         (SELECT count(*) FROM moved) + (SELECT count(*) FROM put)
+  INTO fitting, to_change, changed;
   IF changed <> to_change THEN
     RAISE EXCEPTION 'balances were changed by one who did not queue for them' USING ERRCODE = 'serialization_failure';
   END IF;
@@ -323,8 +363,12 @@ BEGIN
   SELECT p_attempts[u.n], p_tenants[u.n], p_users[u.n], p_tasks[u.n], p_conversations[u.n], p_fences[u.n], p_steps[u.n],
          p_calls[u.n], p_providers[u.n], p_models[u.n], u.price_id, u.markup_percent, p_input_estimates[u.n], u.amount,
          u.today
-  FROM unnest(places, price_ids, markups, amounts, days) AS u (n, price_id, markup_percent, amount, today);
-  RETURN QUERY SELECT u.n, u.amount FROM unnest(places, amounts) AS u (n, amount);
+  FROM unnest(places, price_ids, markups, amounts, days) AS u (n, price_id, markup_percent, amount, today)
+  WHERE p_tenants[u.n] = ANY (fitting);
+  held := array_fill(NULL::numeric, ARRAY[cardinality(p_attempts)]);
+  FOR i IN 1..coalesce(cardinality(places), 0) LOOP
+    IF p_tenants[places[i]] = ANY (fitting) THEN held[places[i]] := amounts[i]; END IF;
+  END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION billing.reserve, billing.reserve_together, billing.hold_in, billing.queue_for FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION billing.queue_for TO laneway_billing;

@@ -207,14 +207,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE ready uuid[]; amounts numeric[];
 BEGIN
   ready := runtime.ready_for_calls(p_tenants, p_tasks, p_fences, p_saved_steps, p_last_seqs, p_states, p_attempts, p_calls);
-  PERFORM billing.queue_for(p_tenants);
   -- By place; NULL is to be asked for.
-  amounts := ARRAY(
-    SELECT t.amount
-    FROM billing.reserve_together(ready, p_tenants, p_users, p_tasks, p_fences, p_steps, p_calls, p_providers, p_models,
-                                  p_input_bounds, p_max_outputs, p_run_caps, p_conversations,
-                                  p_input_estimates) AS t
-    RIGHT JOIN generate_series(1, cardinality(p_tasks)) AS i (n) USING (n) ORDER BY i.n);
+  amounts := billing.reserve_together(ready, p_tenants, p_users, p_tasks, p_fences, p_steps, p_calls, p_providers, p_models,
+                                      p_input_bounds, p_max_outputs, p_run_caps, p_conversations, p_input_estimates);
+  IF array_position(amounts, NULL) IS NULL THEN
+    RETURN QUERY SELECT 'held', NULL::text, a.amount, NULL::numeric, NULL::text, NULL::numeric, NULL::timestamptz,
+                        NULL::text[], 0::double precision FROM unnest(amounts) AS a (amount);
+    RETURN;
+  END IF;
   FOR i IN 1..cardinality(p_tasks) LOOP
     IF amounts[i] IS NOT NULL THEN
       verdict := 'held'; amount := amounts[i]; waited := 0;

@@ -42,7 +42,7 @@ ALTER TABLE billing.ledger
   ADD PRIMARY KEY (entry_id, account),
   ADD CHECK (account IN ('receivable', 'revenue', 'allowance', 'cost', 'variance') OR account LIKE 'payable:_%'),
   ADD CHECK (amount <> 0 AND amount < 'NaN'),
-  ADD CHECK (month = date_trunc('month', month)),
+  ADD CHECK (extract(day FROM month) = 1),
   -- Usage names its call and its price; what a plan takes and gives does not.
   ADD CHECK ((kind IN ('fee', 'allowance')) = (attempt_id IS NULL) AND (attempt_id IS NULL) = (price_id IS NULL)),
   -- The hold has its call's id. A tenant pays for no call without one.
@@ -63,24 +63,28 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 DECLARE wrong uuid; why text;
 BEGIN
   SELECT p.entry_id, CASE
-    WHEN u.attempt_id IS NULL THEN 'names a usage record that its tenant has not'
+    WHEN u.tenant_id IS DISTINCT FROM p.tenant_id THEN 'names a usage record that its tenant has not'
     WHEN r.price_id IS NULL THEN 'names a price that the book has not'
     ELSE 'names a hold that its tenant has not, or charges more than was held' END
   INTO wrong, why
   FROM (SELECT o.entry_id, o.tenant_id, o.attempt_id, o.hold_id, o.price_id,
                max(o.amount) FILTER (WHERE o.account = 'receivable') AS charge
         FROM posted o WHERE o.attempt_id IS NOT NULL GROUP BY 1, 2, 3, 4, 5) AS p
-  LEFT JOIN billing.usage u ON u.attempt_id = p.attempt_id AND u.tenant_id = p.tenant_id
+  -- By the key alone: with the tenant in the condition each might be looked for among all that its tenant has.
+  LEFT JOIN billing.usage u ON u.attempt_id = p.attempt_id
   LEFT JOIN billing.prices r ON r.price_id = p.price_id
-  LEFT JOIN billing.holds h ON h.attempt_id = p.hold_id AND h.tenant_id = p.tenant_id
-  WHERE u.attempt_id IS NULL OR r.price_id IS NULL OR p.hold_id IS NOT NULL AND h.attempt_id IS NULL OR p.charge > h.amount
+  LEFT JOIN billing.holds h ON h.attempt_id = p.hold_id
+  WHERE u.tenant_id IS DISTINCT FROM p.tenant_id OR r.price_id IS NULL
+    OR p.hold_id IS NOT NULL AND h.tenant_id IS DISTINCT FROM p.tenant_id OR p.charge > h.amount
   LIMIT 1;
   IF FOUND THEN
     RAISE EXCEPTION 'entry % %', wrong, why USING ERRCODE = 'foreign_key_violation';
   END IF;
   SELECT p.entry_id INTO wrong FROM posted p
-  LEFT JOIN billing.ledger l ON l.entry_id = p.reverses AND l.account = p.account AND l.tenant_id = p.tenant_id
-    AND l.kind <> 'reversal' AND l.attempt_id = p.attempt_id AND l.month = p.month AND l.amount = -p.amount
+  -- So that it can only be found by its entry: never by going through its tenant's month.
+  LEFT JOIN billing.ledger l ON l.entry_id = p.reverses AND l.account = p.account
+    AND l.tenant_id IS NOT DISTINCT FROM p.tenant_id AND l.month IS NOT DISTINCT FROM p.month
+    AND l.kind <> 'reversal' AND l.attempt_id IS NOT DISTINCT FROM p.attempt_id AND l.amount = -p.amount
   WHERE p.kind = 'reversal'
   GROUP BY p.entry_id, p.reverses
   HAVING count(l.entry_id) <> count(*) OR count(*) <> (SELECT count(*) FROM billing.ledger o WHERE o.entry_id = p.reverses)
@@ -154,7 +158,7 @@ ALTER TABLE identity.tenant_plans ENABLE ALWAYS TRIGGER append_only;
 -- of its last day.
 CREATE TABLE billing.months (
   tenant_id uuid NOT NULL,
-  month date NOT NULL CHECK (month = date_trunc('month', month)),
+  month date NOT NULL CHECK (extract(day FROM month) = 1),
   plan text NOT NULL,
   free_allowance_usd numeric(20, 10) NOT NULL,
   monthly_fee_usd numeric(20, 10) NOT NULL,

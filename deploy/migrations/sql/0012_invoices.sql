@@ -40,7 +40,7 @@ $$;
 CREATE TABLE billing.invoices (
   invoice_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
   tenant_id uuid NOT NULL,
-  month date NOT NULL CHECK (month = date_trunc('month', month)),
+  month date NOT NULL CHECK (extract(day FROM month) = 1),
   number integer NOT NULL CHECK (number >= 0),
   plan text NOT NULL,
   total numeric(20, 10) NOT NULL CHECK (number = 0 OR total <= 0),

@@ -36,9 +36,13 @@ $$;
 
 -- Which day it is for a tenant: that of its zone, and never an earlier one than it has been. So each moment belongs to one
 -- day and one month, and a change of the zone neither opens a day again nor counts anything in two.
+CREATE FUNCTION billing.day_in(p_zone text, p_zone_day date, p_at timestamptz) RETURNS date
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT greatest((p_at AT TIME ZONE p_zone)::date, p_zone_day)
+$$;
 CREATE FUNCTION billing.day_at(p_tenant uuid, p_at timestamptz) RETURNS date
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-  SELECT greatest((p_at AT TIME ZONE t.time_zone)::date, t.zone_day) FROM identity.tenants t WHERE t.tenant_id = p_tenant
+  SELECT billing.day_in(t.time_zone, t.zone_day, p_at) FROM identity.tenants t WHERE t.tenant_id = p_tenant
 $$;
 
 -- When a scope's period begins and ends, of the present day or a later one; NULL for scopes without.

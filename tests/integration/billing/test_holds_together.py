@@ -150,14 +150,20 @@ async def test_a_hot_tenants_balances_are_written_once_for_a_whole_batch(
     async with owner.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        held = await connection.fetch(
-            "SELECT * FROM billing.reserve_together($1, $2, $3, $4, $5, $5, $5, $6, $7, $8, $8, $9, $10, $8)",
+        held = await connection.fetchval(
+            "SELECT billing.reserve_together($1, $2, $3, $4, $5, $5, $5, $6, $7, $8, $8, $9, $10, $8)",
             [call.attempt_id for call in calls], [tenant] * 24, ["anna"] * 24, [call.task_id for call in calls],
             [1] * 24, [PROVIDER] * 24, [MODEL] * 24, [1000] * 24, [None] * 24, [None] * 24,
         )  # fmt: skip
         written = await connection.fetchval(
             "SELECT n_tup_ins + n_tup_upd FROM pg_stat_xact_user_tables WHERE relid = 'billing.balances'::regclass"
         )
+        used = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name FROM pg_index"
+            " WHERE indrelid = ANY ('{billing.holds,billing.balances,identity.tenants}'::regclass[])"
+            " AND pg_stat_get_xact_numscans(indexrelid) > 0"
+        )
         await transaction.rollback()
-    assert len(held) == 24
+    assert held == [HOLD] * 24
+    assert {row["name"] for row in used} == {"billing.holds_pkey", "billing.balances_pkey", "identity.tenants_pkey"}
     assert written == 24 + 3  # each run's own, and the tenant's day and month and the user's day

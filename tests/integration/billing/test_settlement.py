@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import REGISTRY
 
+from billing import handlers, repository
+from billing.bill import Hold
+from common.contracts import UsageRecorded
 from common.contracts.base import now
 from common.contracts.usage import Usage
-from common.errors import PoisonError
-from common.postgres import Pool
+from common.errors import PoisonError, StoreContended
+from common.postgres import Connection, Pool, transaction
 from tests.integration.billing.calls import Call, balances, ledger, settle
 from tests.stage import Stage
 
@@ -166,3 +170,43 @@ async def test_the_books_balance(pool: Pool, owner: Pool, call: Call) -> None:
     await settle(pool, call.record())
     assert await owner.fetchval("SELECT sum(amount) FROM billing.ledger") == 0
     assert await owner.fetchval("SELECT sum(greatest(cost - charge, 0) - variance) FROM billing.usage") == 0
+
+
+async def test_a_hold_that_is_given_up_between_its_price_and_its_settlement_is_priced_again(
+    call: Call, pool: Pool, owner: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its tenant would be charged what is held no more, or its scopes would lose what was held twice."""
+    await call.reserve(owner)
+    look = repository.holds_of
+
+    async def look_and_be_late(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Hold]:
+        found = await look(connection, records)
+        await repository.void(connection, list(found))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "holds_of", look_and_be_late)
+        with pytest.raises(StoreContended, match="resolved meanwhile"):
+            await settle(pool, call.record())
+    assert not await owner.fetchval("SELECT count(*) FROM billing.usage WHERE attempt_id = $1", call.attempt_id)
+    assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, NOTHING)
+    await settle(pool, call.record())
+    assert await ledger(owner, call.attempt_id) == {"variance": COST, "payable:anthropic": -COST}
+    assert (await balances(owner, call.tenant_id))["run"] == (NOTHING, NOTHING)
+
+
+async def test_a_settlement_finds_everything_by_its_key_and_nothing_among_what_its_tenant_has(
+    call: Call, pool: Pool, owner: Pool
+) -> None:
+    """The plans are made while the tables are small, where going through all of a tenant's looks as cheap."""
+    await call.reserve(owner)
+    async with transaction(pool, 30) as connection:
+        outcome = await handlers.settle(connection, [call.record()])
+        rows = await connection.fetch(
+            "SELECT indexrelid::regclass::text AS name FROM pg_index"
+            " WHERE indrelid = ANY ('{billing.holds,billing.usage,billing.ledger,billing.balances}'::regclass[])"
+            " AND pg_stat_get_xact_numscans(indexrelid) > 0"
+        )
+    assert len(outcome.filed) == 1
+    keys = {f"billing.{table}_pkey" for table in ("holds", "usage", "balances")}
+    assert keys <= {row["name"] for row in rows} <= {*keys, "billing.ledger_pkey"}

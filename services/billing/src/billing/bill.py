@@ -55,14 +55,19 @@ class Bill:
         return self.hold is not None and self.hold.unresolved
 
     @property
+    def month(self) -> date:
+        """The one it is invoiced with: its hold's."""
+        day = self.hold.day if self.hold else self.record.recorded_at.astimezone(UTC).date()
+        return day.replace(day=1)
+
+    @property
     def entry(self) -> Entry | None:
         """What is posted."""
         if self.settlement is None or self.price_id is None:
             return None
         record = self.record
         source = Source(record.attempt_id, record.attempt_id if self.hold else None, self.price_id)
-        day = self.hold.day if self.hold else record.recorded_at.astimezone(UTC).date()
-        return usage_entry(source, record.tenant_id, day.replace(day=1), self.settlement, record.provider)
+        return usage_entry(source, record.tenant_id, self.month, self.settlement, record.provider)
 
 
 def bill(record: UsageRecorded, hold: Hold | None, listed: Price | None) -> Bill:

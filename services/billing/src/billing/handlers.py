@@ -14,7 +14,7 @@ from billing.bill import Bill, bill
 from common.contracts import UsageRecorded
 from common.errors import DecodeError
 from common.messaging.settlement import RabbitDelivery
-from common.postgres import Connection, Pool, transaction
+from common.postgres import Connection, Pool, acquire
 
 _log = structlog.get_logger(__name__)
 
@@ -28,9 +28,13 @@ def read(delivery: RabbitDelivery) -> UsageRecorded:
 
 
 async def settle_usage(records: Sequence[UsageRecorded], pool: Pool, timeout: float) -> None:
-    """Settle a batch in one transaction; counted and logged once it is durable."""
+    """Settle a batch; counted and logged once it is durable. Raises `StoreContended` where it is to be tried again.
+
+    What settles it is one statement, and so one transaction. Records that contradict what was filed are kept by
+    another: were it not to come to that, they would be delivered again.
+    """
     started = time.perf_counter()
-    async with transaction(pool, timeout) as connection:
+    async with acquire(pool, timeout) as connection:
         outcome = await settle(connection, records)
     metrics.BATCH_RECORDS.observe(len(records))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
@@ -47,18 +51,14 @@ class Outcome:
 
 
 async def settle(connection: Connection, records: Sequence[UsageRecorded]) -> Outcome:
-    """Settle records within a transaction; `report` it once that is durable."""
+    """Settle records; `report` it once that is durable."""
     # Of an attempt that is in the batch twice the first counts, as it would in two batches.
     firsts = {record.attempt_id: record for record in reversed(records)}
-    holds = await repository.lock_holds(connection, list(firsts.values()))
+    holds = await repository.holds_of(connection, list(firsts.values()))
     listed = await repository.listed_prices(connection, [r for r in firsts.values() if r.attempt_id not in holds])
     bills = [bill(r, holds.get(r.attempt_id), listed.get(r.attempt_id)) for r in firsts.values()]
-    new = await repository.file_usage(connection, bills)
+    new = await repository.settle(connection, bills)
     filed = [one for one in bills if one.record.attempt_id in new]
-    await repository.post(connection, [entry for one in filed if (entry := one.entry)])
-    await repository.resolve_holds(
-        connection, {one.record.attempt_id: one.settlement.charge for one in filed if one.held and one.settlement}
-    )
     repeated = [r for r in records if r.attempt_id not in new or firsts[r.attempt_id] is not r]
     conflicting = await repository.conflicting(connection, repeated)
     await repository.file_conflicts(connection, conflicting)

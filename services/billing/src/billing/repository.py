@@ -1,14 +1,14 @@
 """All of billing's SQL on the way from a usage record to the ledger.
 
-Locks are always taken in the same order, here and in `billing.reserve`: holds by attempt, then balances by their
-primary key. Nobody who holds a balance ever waits for a hold, so there is no circle to deadlock in.
+Locks are always taken in the same order, in `billing.settle` and in `billing.reserve_together`: holds by attempt, then
+the queues of tenants, then balances by their primary key. Nobody who has a queue or a balance ever waits for a hold, so
+there is no circle to deadlock in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,20 +23,22 @@ from common.postgres import to_json
 if TYPE_CHECKING:
     from common.postgres import Connection
 
-LOCK_HOLDS = """
-SELECT h.attempt_id, h.tenant_id, h.amount, h.state, h.day, h.markup_percent, p.*
-FROM billing.holds h JOIN billing.prices p USING (price_id)
-WHERE h.attempt_id = ANY ($1::uuid[])
-ORDER BY h.attempt_id FOR NO KEY UPDATE OF h
+HOLDS = """
+SELECT attempt_id, tenant_id, amount, state, day, markup_percent, price_id FROM billing.holds
+WHERE attempt_id = ANY ($1::uuid[])
 """
+PRICES = "SELECT * FROM billing.prices WHERE price_id = ANY ($1::bigint[])"
 
 
-async def lock_holds(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Hold]:
-    """The records' holds, by attempt, locked until the transaction ends. Another tenant's hold is none."""
+async def holds_of(connection: Connection, records: Sequence[UsageRecorded]) -> dict[UUID, Hold]:
+    """The records' holds, by attempt, as they are now. Another tenant's hold is none."""
     tenants = {record.attempt_id: record.tenant_id for record in records}
-    rows = await connection.fetch(LOCK_HOLDS, list(tenants))
+    rows = await connection.fetch(HOLDS, list(tenants))
+    # Thousands of holds go by a handful of prices.
+    versions = await connection.fetch(PRICES, list({row["price_id"] for row in rows}))
+    prices = {price["price_id"]: price_of(price) for price in versions}
     return {
-        row["attempt_id"]: Hold(row["amount"], row["state"], price_of(row), row["day"], row["markup_percent"])
+        row["attempt_id"]: Hold(row["amount"], row["state"], prices[row["price_id"]], row["day"], row["markup_percent"])
         for row in rows
         if row["tenant_id"] == tenants[row["attempt_id"]]
     }
@@ -58,32 +60,23 @@ async def listed_prices(connection: Connection, records: Sequence[UsageRecorded]
     return {row["attempt_id"]: price_of(row) for row in await connection.fetch(LISTED_PRICES, *asked)}
 
 
-# The attempt is the key: a record that was filed before changes nothing, whoever delivers it again. Sorted, so that
-# two batches with the same attempts wait for each other in one direction only.
-FILE_USAGE = """
-INSERT INTO billing.usage (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
-  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-  vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
-SELECT attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
-  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-  vector::jsonb, estimated, provider_request_id, price_id, cost, charge, variance, metadata::jsonb, recorded_at
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[],
-  $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-  $16::text[], $17::boolean[], $18::text[], $19::bigint[], $20::numeric[], $21::numeric[], $22::numeric[],
-  $23::text[], $24::timestamptz[])
-  AS r (attempt_id, tenant_id, user_id, task_id, agent, provider, model, step, call,
-  input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-  vector, estimated, provider_request_id, price_id, cost, charge, variance, metadata, recorded_at)
-ORDER BY attempt_id
-ON CONFLICT (attempt_id) DO NOTHING
-RETURNING attempt_id
+SETTLE = """
+SELECT billing.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                      $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)
 """
 
 
-async def file_usage(connection: Connection, bills: Sequence[Bill]) -> set[UUID]:
-    """File the records; the attempts that were not known before."""
-    rows = await connection.fetch(FILE_USAGE, *columns([_usage_row(bill) for bill in bills]))
-    return {row["attempt_id"] for row in rows}
+async def settle(connection: Connection, bills: Sequence[Bill]) -> set[UUID]:
+    """File the records, post their entries, resolve their holds; the attempts that were not known before."""
+    lines = [
+        (place, line.account, line.amount)
+        for place, bill in enumerate(bills, 1)
+        if (entry := bill.entry)
+        for line in entry.lines
+    ]
+    rows = columns([_usage_row(bill) for bill in bills])
+    filed: list[UUID] = await connection.fetchval(SETTLE, *rows, *(columns(lines) or [(), (), ()]))
+    return set(filed)
 
 
 def _usage_row(bill: Bill) -> tuple[Any, ...]:
@@ -104,6 +97,9 @@ def _usage_row(bill: Bill) -> tuple[Any, ...]:
         *amounts,
         to_json(record.metadata),
         record.recorded_at,
+        bill.hold is not None,
+        bill.held and settlement is not None,
+        bill.month,
     )
 
 
@@ -160,50 +156,13 @@ def _ledger_rows(entry: Entry) -> list[tuple[Any, ...]]:
 QUEUE = """
 SELECT billing.queue_for(ARRAY(SELECT DISTINCT tenant_id FROM billing.holds WHERE attempt_id = ANY ($1::uuid[])))
 """
-# A hold is resolved once: settled with its charge, or voided where that is NULL. The same statement moves what it held
-# out of every scope it was taken against, whose rows it locks in the order of their key before it changes any, and
-# warns of what they have spent of their caps.
-RESOLVE_HOLDS = """
-WITH resolved AS (
-  UPDATE billing.holds h
-  SET state = CASE WHEN r.charge IS NULL THEN 'voided' ELSE 'settled' END, charged = r.charge,
-      resolved_at = clock_timestamp()
-  FROM unnest($1::uuid[], $2::numeric[]) AS r (attempt_id, charge)
-  WHERE h.attempt_id = r.attempt_id AND h.state IN ('open', 'in_doubt')
-  RETURNING h.tenant_id, h.user_id, h.task_id, h.conversation_id, h.day, h.amount, coalesce(r.charge, 0) AS charge
-), moves AS (
-  SELECT h.tenant_id, s.scope, s.subject, s.period, sum(h.amount) AS released, sum(h.charge) AS charged
-  FROM resolved h CROSS JOIN LATERAL (VALUES
-    ('conversation', h.conversation_id::text, 'epoch'::date), ('run', h.task_id::text, 'epoch'::date),
-    ('tenant_day', '', h.day), ('tenant_month', '', date_trunc('month', h.day)::date), ('user_day', h.user_id, h.day)
-  ) AS s (scope, subject, period)
-  WHERE s.subject IS NOT NULL
-  GROUP BY h.tenant_id, s.scope, s.subject, s.period
-), locked AS MATERIALIZED (
-  SELECT b.tenant_id, b.scope, b.subject, b.period, m.released, m.charged
-  FROM billing.balances b JOIN moves m USING (tenant_id, scope, subject, period)
-  ORDER BY b.tenant_id, b.scope, b.subject, b.period
-  FOR NO KEY UPDATE OF b
-), moved AS (
-  UPDATE billing.balances b SET held = b.held - l.released, charged = b.charged + l.charged
-  FROM locked l
-  WHERE (b.tenant_id, b.scope, b.subject, b.period) = (l.tenant_id, l.scope, l.subject, l.period)
-  RETURNING b.*
-)
-INSERT INTO billing.budget_warnings (tenant_id, scope, subject, period, threshold, cap, charged)
-SELECT m.tenant_id, m.scope, m.subject, m.period, t.threshold, m.cap, m.charged
-FROM moved m CROSS JOIN (VALUES (50), (80), (100)) AS t (threshold)
-WHERE m.charged > 0 AND m.charged >= m.cap * t.threshold * 0.01
-ORDER BY m.tenant_id, m.scope, m.subject, m.period, t.threshold
-ON CONFLICT DO NOTHING
-"""
+VOID = "SELECT billing.resolve($1, array_fill(NULL::numeric, ARRAY[cardinality($1::uuid[])]))"
 
 
-async def resolve_holds(connection: Connection, charges: Mapping[UUID, Decimal | None]) -> None:
-    """Settle holds with their charge, or void them where it is None. The caller has locked them."""
-    if charges:
-        await connection.execute(QUEUE, list(charges))
-        await connection.execute(RESOLVE_HOLDS, list(charges), list(charges.values()))
+async def void(connection: Connection, attempts: Sequence[UUID]) -> None:
+    """Give these holds up: nothing is charged. The caller has locked them."""
+    if attempts:
+        await connection.execute(VOID, attempts)
 
 
 NOTE_LAG = """
@@ -242,5 +201,5 @@ def price_of(row: asyncpg.Record) -> Price:
 
 
 def columns(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The parameters of a statement that unnests them."""
+    """The parameters of a statement that unnests them; none where there is no row."""
     return list(zip(*rows, strict=True))

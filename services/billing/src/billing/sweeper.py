@@ -115,7 +115,7 @@ async def _give_up(connection: Connection, sweep: Sweep) -> tuple[Sequence[Recor
     salvaged = await handlers.settle(connection, records) if records else None
     voided = [hold for hold in doubtful if hold["received"] is None]
     await connection.execute(NOTE_POLICY, [hold["attempt_id"] for hold in voided], "platform_pays")
-    await repository.resolve_holds(connection, {hold["attempt_id"]: None for hold in voided})
+    await repository.void(connection, [hold["attempt_id"] for hold in voided])
     return voided, salvaged
 
 
