@@ -23,7 +23,7 @@ SERVICES = {
 LIBRARIES = {"common": ROOT / "libs/common/src/common", "simulator": ROOT / "libs/simulator/src/simulator"}
 PACKAGES = SERVICES | LIBRARIES
 SDKS = {
-    "anthropic": {"agent_worker/providers/anthropic.py"},
+    "anthropic": {"agent_worker/providers/anthropic.py", "agent_worker/providers/connections.py"},
     "openai": {
         "agent_worker/providers/openai.py",
         "agent_worker/providers/openai_chat.py",

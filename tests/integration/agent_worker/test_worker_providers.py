@@ -263,3 +263,28 @@ async def test_cancelling_the_task_cuts_the_call(provider: Provider, control: ht
     await asyncio.wait({task})
     async with asyncio.timeout(15):
         assert (await audited(control, request.attempt_id))["outcome"] == "client_gone"
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_server_that_hangs_up_on_a_request_may_have_served_it(api: str) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        provider = connected(api, f"http://127.0.0.1:{port}", silence=30)
+        with pytest.raises(TransientError) as failed:
+            await ask(provider, asking("Who knows?"))
+        await provider.close()
+    assert (failed.value.reason, failed.value.refused) == ("provider_unavailable", False)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_server_that_is_not_there_has_served_nothing(api: str, unused_tcp_port: int) -> None:
+    provider = connected(api, f"http://127.0.0.1:{unused_tcp_port}", silence=30)
+    with pytest.raises(TransientError) as failed:
+        await ask(provider, asking("Who knows?"))
+    await provider.close()
+    assert (failed.value.reason, failed.value.refused) == ("provider_unavailable", True)

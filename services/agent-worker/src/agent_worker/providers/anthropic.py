@@ -8,7 +8,7 @@ from typing import Any
 
 import anthropic
 import httpx2
-from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+from anthropic import AsyncAnthropic
 
 from agent_worker.providers.base import (
     Block,
@@ -21,7 +21,7 @@ from agent_worker.providers.base import (
     TransientError,
     Turn,
 )
-from agent_worker.providers.connections import limits
+from agent_worker.providers.connections import http_client
 from agent_worker.providers.errors import (
     BROKEN,
     from_status,
@@ -82,7 +82,7 @@ class AnthropicMessages:
             # The worker is the only retry loop: a silent retry would be billed where nobody sees it.
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAsyncHttpxClient(limits=limits(connections), timeout=timeout),
+            http_client=http_client(connections, timeout),
         )
 
     async def stream(self, request: ModelRequest, meter: CallMeter) -> AsyncGenerator[Piece, None]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import aiohttp
 import httpx2
 
 from agent_worker.providers.base import Fault, PermanentError, ProviderError, TransientError
@@ -19,6 +20,9 @@ from agent_worker.providers.rate_limits import rate_limits
 BROKEN = (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError)
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+# What the connections themselves raise says more than what the SDKs make of it: to those a server that hangs up on a
+# request is one that cannot be reached.
+_UNSENT_BELOW = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 # A 429 that waiting does not heal.
 _SPENT = frozenset(
@@ -76,7 +80,9 @@ def from_status(status: int, code: str | None, text: str, headers: Mapping[str, 
 
 def unsent(error: BaseException | None) -> bool:
     """Whether this error, or the one that an SDK made it of, came before anything was sent."""
-    return error is not None and (isinstance(error, _UNSENT) or unsent(error.__cause__))
+    if isinstance(error, aiohttp.ClientError):
+        return isinstance(error, _UNSENT_BELOW)
+    return error is not None and (unsent(error.__cause__) if error.__cause__ else isinstance(error, _UNSENT))
 
 
 def unavailable(

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI
 
 from agent_worker.providers.base import ProviderError
-from agent_worker.providers.connections import limits
+from agent_worker.providers.connections import http_client
 from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable, unsent
 from agent_worker.providers.schemas import closed, is_strict
 from common.contracts.usage import Usage
@@ -27,7 +27,7 @@ def client(api_key: str, base_url: str | None, timeout: httpx2.Timeout, connecti
         # The worker is the only retry loop: a silent retry would be billed where nobody sees it.
         max_retries=0,
         timeout=timeout,
-        http_client=DefaultAsyncHttpxClient(limits=limits(connections), timeout=timeout),
+        http_client=http_client(connections, timeout),
     )
 
 
