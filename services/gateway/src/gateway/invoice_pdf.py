@@ -11,7 +11,7 @@ from fpdf.enums import TableBordersLayout
 
 from common.errors import Unavailable
 
-MOST_LINES = 5000
+MOST_LINES = 2000
 """What is drawn of a month at most: beyond it nobody reads pages, and drawing takes the processor from all others."""
 _PATIENCE_SECONDS = 20.0
 
