@@ -1,4 +1,6 @@
-"""`python -m deploy.proof`: exit code 0 where everything agrees, 1 where it does not, 69 where nothing answers."""
+"""`python -m deploy.proof`: exit code 0 where everything agrees, 1 where it does not, 64 for what cannot be asked,
+69 where nothing answers.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,9 @@ def main() -> int:
     except KeyError as error:
         print(f"{error.args[0]} is not set: run `make up`, or set it to where the stack is", file=sys.stderr)
         return os.EX_UNAVAILABLE
+    except httpx2.HTTPStatusError as error:
+        print(f"the gateway refused: {error.response.status_code} {error.response.text}", file=sys.stderr)
+        return os.EX_UNAVAILABLE if error.response.is_server_error else os.EX_USAGE
     except (OSError, httpx2.HTTPError, asyncpg.PostgresError) as error:
         print(f"the stack does not answer: {error!r}", file=sys.stderr)
         return os.EX_UNAVAILABLE

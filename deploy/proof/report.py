@@ -35,7 +35,9 @@ def providers_table(compared: Compared) -> str:
 
 
 def differences(months: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each one, in words."""
+    """Each one, in words; that there are no books at all is one, too: they cannot agree."""
+    if not months:
+        return ["there are no books of what was asked for: nothing is proved"]
     return [
         f"{month['tenant_id']} {month['month']}: {one['what']}: {one['subject']}:"
         f" expected {one['expected']}, found {one['found']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from common.messaging.topology import BILLING_QUEUE
@@ -60,6 +61,8 @@ async def judge(stack: Stack) -> Verdict:
     differences = report.differences(months) + compared.differences
     if count := report.unresolved(months):
         differences.append(f"{count} holds are not resolved")
+    if not sum(Decimal(month["posted"]["charge_usd"]) for month in months) or not served["calls"]:
+        differences.append("nothing was served and charged: nothing is proved")
     counts = {
         what: {row[0]: row["n"] for row in await stack.rows(query)}
         for what, query in (("runs", _ENDS), ("calls", _MODELS), ("holds", _STATES))

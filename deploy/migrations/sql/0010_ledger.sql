@@ -143,6 +143,8 @@ BEGIN
           coalesce(current_setting('laneway.plan_reason', true), ''));
   RETURN NULL;
 END $$;
+-- Else whoever may make a temporary table could put it on that, and write any tenant's history.
+REVOKE ALL ON FUNCTION identity.keep_plan FROM PUBLIC;
 CREATE TRIGGER begins AFTER INSERT ON identity.tenants FOR EACH ROW EXECUTE FUNCTION identity.keep_plan();
 CREATE TRIGGER changes AFTER UPDATE OF plan ON identity.tenants
   FOR EACH ROW WHEN (OLD.plan IS DISTINCT FROM NEW.plan) EXECUTE FUNCTION identity.keep_plan();

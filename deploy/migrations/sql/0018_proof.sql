@@ -217,13 +217,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   FROM billing.calls_of_month(p_tenant, p_month) c
 $$;
 
--- Whose books there are: every month of every tenant since it began, in order, from after a place in that order.
+-- Whose books there are: every month of every tenant since it began, in order, from after a place in that order. The
+-- present one is that of its own zone, where that is ahead.
 CREATE FUNCTION billing.books(p_tenant uuid, p_month date, p_after_tenant uuid, p_after_month date, p_limit integer)
 RETURNS TABLE (tenant_id uuid, month date)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT t.tenant_id, m.month::date FROM identity.tenants t
   CROSS JOIN LATERAL generate_series(date_trunc('month', t.created_at AT TIME ZONE 'UTC'),
-                                     clock_timestamp() AT TIME ZONE 'UTC', '1 month') AS m (month)
+                                     greatest(clock_timestamp() AT TIME ZONE 'UTC',
+                                              billing.day_at(t.tenant_id, clock_timestamp())), '1 month') AS m (month)
   WHERE (p_tenant IS NULL OR t.tenant_id = p_tenant) AND (p_month IS NULL OR m.month = p_month)
     AND (p_after_tenant IS NULL OR (t.tenant_id, m.month::date) > (p_after_tenant, p_after_month))
   ORDER BY 1, 2 LIMIT p_limit

@@ -98,6 +98,70 @@ async def test_two_workers_batches_and_settlements_side_by_side(stage: Stage, po
     assert await _deadlocks(many) == before
 
 
+# Holds of the tenant's days that went above the cap that was in force by the log of changes.
+_ABOVE_THE_LOG = """
+WITH days AS (
+  SELECT m.*, sum(m.held + m.charged)
+           OVER (PARTITION BY m.period ORDER BY m.at, m.opens ROWS UNBOUNDED PRECEDING) AS used
+  FROM billing.scope_moves($1, $2) m WHERE m.scope = 'tenant_day'
+)
+SELECT d.at, d.used FROM days d WHERE d.opens AND d.used > coalesce(
+  (SELECT l.new_value::numeric FROM billing.budget_log l
+   WHERE l.tenant_id = $1 AND l.scope = 'tenant_day' AND l.at < d.at ORDER BY l.id DESC LIMIT 1), 0.05)
+"""
+
+
+async def test_caps_and_days_that_change_while_holds_are_taken_and_settled(
+    stage: Stage, pool: Pool, many: Pool
+) -> None:
+    """Each hold goes by the cap of its moment: by what the holds say of that, and by the log of who changed it."""
+    tenant = stage.new_tenant(tenant_day_cap_usd="0.05")
+    # Where it is a day earlier than in the zone that it is given meanwhile, whatever the time is.
+    await many.execute("UPDATE identity.tenants SET time_zone = 'Etc/GMT+12' WHERE tenant_id = $1", tenant)
+    held, refused = asyncio.Event(), asyncio.Event()
+
+    async def meddle() -> None:
+        await held.wait()
+        await _put(many, tenant, "0.002")
+        refused.clear()
+        await refused.wait()
+        for cap in ("0.1", "0.002", "0.06", None) * 6:
+            await _put(many, tenant, cap)
+        assert await many.fetchval("SELECT billing.put_time_zone($1, 'Etc/GMT-14', 'ada', 'a test')", tenant)
+        for cap in ("0.03", "0.06", "0.01", "5"):
+            await _put(many, tenant, cap)
+
+    async with postgres.pool(stage.postgres("laneway_worker"), "test-worker") as workers, asyncio.timeout(120):
+        repositories = [RunRepository(workers, 30, timedelta(minutes=1)) for _ in range(2)]
+        runs = (_five_calls(repository, pool, tenant, held, refused) for repository in repositories * 12)
+        await asyncio.gather(meddle(), *runs)
+    days = await many.fetch("SELECT DISTINCT day FROM billing.holds WHERE tenant_id = $1", tenant)
+    assert len(days) == 2
+    for month in {row["day"].replace(day=1) for row in days}:
+        assert await many.fetch("SELECT * FROM billing.proof_differences($1, $2)", tenant, month) == []
+        assert await many.fetch(_ABOVE_THE_LOG, tenant, month) == []
+
+
+async def _put(owner: Pool, tenant: UUID, cap: str | None) -> None:
+    query = "SELECT billing.put_budget($1, 'tenant_day', '', $2::text::numeric, 'ada', 'a test')"
+    assert await owner.fetchval(query, tenant, cap)
+
+
+async def _five_calls(
+    repository: RunRepository, pool: Pool, tenant: UUID, held: asyncio.Event, refused: asyncio.Event
+) -> None:
+    """Of one run; each is asked for until it fits."""
+    submitted = _submitted(tenant)
+    assert (await repository.acquire(submitted, "test")).decision == "acquired"
+    for number in range(1, 6):
+        call = Call(tenant, submitted.task_id, number=number, user_id="anna")
+        asked = CallRequest(call.attempt_id, 1, number, "anna", PROVIDER, MODEL, 1000, 1000, None)
+        while (await repository.begin_call(tenant, submitted.task_id, 1, asked, None)).verdict != "held":
+            refused.set()
+        held.set()
+        await settle(pool, call.record(usage=USED))
+
+
 def _submitted(tenant: UUID) -> TaskSubmitted:
     return TaskSubmitted(
         task_id=uuid4(),

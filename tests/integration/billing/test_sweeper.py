@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from billing.sweeper import ONE_AT_A_TIME, sweep_once
 from common.contracts.usage import Usage
 from common.postgres import Pool
 from tests.integration.billing.calls import Call, balances, ledger, settle
-from tests.stage import Stage
+from tests.stage import Stage, eventually
 
 SOON = Sweep(grace=0.000001, doubt=0.000001)
 PATIENT = Sweep(grace=3600, doubt=3600)
@@ -156,6 +157,47 @@ async def test_a_doubt_says_how_it_was_resolved(stage: Stage, pool: Pool, owner:
     for policy in POLICIES:
         assert counted("laneway_billing_doubts_resolved_total", policy=policy) - before[policy] >= 1
     await sweep_once(pool, 10, SOON, void=True)
+
+
+async def test_a_doubt_whose_remains_cannot_be_read_is_in_no_others_way(stage: Stage, pool: Pool, owner: Pool) -> None:
+    tenant = stage.new_tenant()
+    odd, cut = Call(tenant, uuid4()), Call(tenant, uuid4())
+    for one, remains in ((odd, {"tokens": 100}), (cut, RECEIVED)):
+        await one.reserve(owner)
+        await _run(owner, one, "running", fence=2)
+        await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", one.task_id, one.attempt_id, remains)
+    for _ in range(2):
+        await sweep_once(pool, 10, SOON, void=True)
+    rows = await owner.fetch("SELECT * FROM billing.doubts($1, NULL, NULL, NULL, 10)", tenant)
+    assert {row["task_id"]: row["policy"] for row in rows} == {odd.task_id: "platform_pays", cut.task_id: "received"}
+
+
+async def test_what_is_settled_and_what_is_given_up_queue_for_their_tenants_in_everyones_order(
+    stage: Stage, pool: Pool, owner: Pool
+) -> None:
+    """Else a sweep that has one tenant and waits for another one meets who has that and waits for the first."""
+    key = "SELECT hashtext($1::uuid::text)"
+    keys = {tenant: await owner.fetchval(key, tenant) for tenant in (stage.new_tenant() for _ in range(2))}
+    low, high = sorted(keys, key=lambda tenant: keys[tenant])
+    lost, cut = Call(low, uuid4()), Call(high, uuid4())
+    for one in (lost, cut):
+        await one.reserve(owner)
+        await _run(owner, one, "running", fence=2)
+    await owner.execute("SELECT runtime.note_received($1, 2, $2, $3)", cut.task_id, cut.attempt_id, RECEIVED)
+    await sweep_once(pool, 10, SOON, void=False)
+    async with owner.acquire() as other, other.transaction():
+        queue = "SELECT billing.queue_for(ARRAY[$1::uuid])"
+        await other.execute(queue, low)
+        sweeping = asyncio.create_task(sweep_once(pool, 60, SOON, void=True))
+
+        async def waits() -> bool:
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            return bool(await owner.fetchval(waiting))
+
+        await eventually(waits, 30)
+        await other.execute(queue, high)
+    await sweeping
+    assert [await _state(owner, one) for one in (lost, cut)] == ["voided", "settled"]
 
 
 async def test_its_own_record_counts_where_it_comes_after_all(call: Call, pool: Pool, owner: Pool) -> None:

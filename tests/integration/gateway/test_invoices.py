@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from gateway import invoice_pdf
 from tests.integration.gateway.conftest import ADMIN_KEY, Running, Tenant
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -180,3 +181,20 @@ async def test_a_month_is_a_pdf_of_all_its_documents(gateway: Running) -> None:
     assert answer.content.count(b"/Type /Page\n") >= 3
     operators = address.replace("/v1", f"/v1/admin/tenants/{tenant.id}")
     assert (await gateway.client.get(operators, headers=ADMIN)).content.startswith(b"%PDF-")
+
+
+async def test_a_month_of_too_many_lines_is_no_pdf_and_says_what_to_take(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invoice_pdf, "MOST_LINES", 3)
+    tenant = await gateway.tenant()
+    for number in range(4):
+        await _posted(gateway, tenant, "0.1", user=f"user-{number}", month="2026-03")
+    for address, headers in (("/v1", tenant.headers), (f"/v1/admin/tenants/{tenant.id}", ADMIN)):
+        refused = await gateway.client.get(f"{address}/invoices/2026-03/invoice.pdf", headers=headers)
+        assert refused.status_code == 422
+        (error,) = refused.json()["errors"]
+        assert error["field"] == "month"
+        assert "take lines.csv" in error["reason"]
+        table = await gateway.client.get(f"{address}/invoices/2026-03/lines.csv", headers=headers)
+        assert len(table.text.splitlines()) == 5

@@ -68,5 +68,20 @@ async def test_what_cannot_be_asked_is_said(gateway: Running, asked: dict[str, s
 async def test_only_operators_see_it(gateway: Running) -> None:
     tenant = await gateway.tenant()
     assert (await gateway.client.get("/v1/admin/proof", headers=tenant.headers)).status_code == 401
+
+
+async def test_nothing_is_proved_of_a_tenant_that_is_not_there(gateway: Running) -> None:
     unknown = await gateway.client.get("/v1/admin/proof", params={"tenant_id": str(uuid4())}, headers=ADMIN)
-    assert unknown.json()["items"] == []
+    assert (unknown.status_code, unknown.json()["detail"]) == (404, "There is no such tenant.")
+
+
+async def test_the_month_that_has_begun_in_a_tenants_zone_is_proved_too(gateway: Running) -> None:
+    tenant = await gateway.tenant()
+    await gateway.database.execute(  # a zone that is ahead of UTC, on the last day of UTC's month
+        "UPDATE identity.tenants SET zone_day = date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month'"
+        " WHERE tenant_id = $1",
+        tenant.id,
+    )
+    page = (await gateway.client.get("/v1/admin/proof", params={"tenant_id": str(tenant.id)}, headers=ADMIN)).json()
+    begun = await gateway.database.fetchval("SELECT to_char(billing.day_at($1, now()), 'YYYY-MM')", tenant.id)
+    assert page["items"][-1]["month"] == begun > page["items"][0]["month"]

@@ -78,6 +78,8 @@ async def test_a_label_is_shown_by_its_values_and_what_has_none(gateway: Running
         ({"label": "team"}, "label"),
         ({"from": "2026-05-02", "to": "2026-05-01"}, "from"),
         ({"from": "yesterday"}, "from"),
+        ({"from": "9999-12-01", "to": "9999-12-31"}, "to"),
+        ({"group_by": "label", "label": "a\x00b"}, "label"),
     ],
 )
 async def test_what_cannot_be_asked_is_said(gateway: Running, asked: dict[str, str], field: str) -> None:

@@ -6,8 +6,10 @@ from uuid import UUID
 import orjson
 import pytest
 from anthropic.types import MessageDeltaUsage, RawMessageDeltaEvent
+from anthropic.types import Usage as AnthropicUsage
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.completion_usage import CompletionUsage, PromptTokensDetails
 
 from agent_worker.metering import settle_meter
 from agent_worker.providers import anthropic, openai_chat, openai_responses
@@ -148,3 +150,31 @@ def test_an_answer_that_was_cut_does_not_read_as_complete(told: str, reason: str
     event = RawMessageDeltaEvent(delta={"stop_reason": told}, type="message_delta", usage=counted)
     anthropic._count(event, meter := CallMeter())
     assert meter.stop_reason == reason
+
+
+def test_what_a_provider_counts_that_we_have_no_name_for_is_kept() -> None:
+    """The SDKs, too, keep what is newer than they are."""
+    begun = AnthropicUsage.construct(
+        input_tokens=10, output_tokens=1, inference_geo="us", sun_tokens=3, output_tokens_x=None
+    )
+    meter = CallMeter()
+    meter.usage = anthropic._usage(begun, Usage())
+    counted = MessageDeltaUsage.construct(output_tokens=5, sun_tokens=4, cached_calls=9)
+    meter.usage = anthropic._usage(counted, meter.usage)
+    assert meter.usage.model_extra == {"inference_geo": "us", "sun_tokens": 4}
+    assert (meter.usage.input_tokens, meter.usage.output_tokens, meter.usage.cached_calls) == (10, 5, 0)
+    chat = openai_chat._usage(
+        CompletionUsage.construct(
+            prompt_tokens=10,
+            completion_tokens=5,
+            prompt_tokens_details=PromptTokensDetails.construct(cached_tokens=4, moon_tokens=2),
+            completion_tokens_details=None,
+            sun_tokens=3,
+        )
+    )
+    assert chat == Usage(
+        **{"input_tokens": 6, "cache_read_tokens": 4, "output_tokens": 5, "moon_tokens": 2, "sun_tokens": 3}
+    )
+    meter.usage = chat
+    settle_meter(meter, 100, 100)
+    assert meter.usage.model_dump()["moon_tokens"] == 2

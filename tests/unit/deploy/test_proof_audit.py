@@ -11,6 +11,7 @@ import pytest
 
 from billing.pricebook import Rates
 from common.contracts.usage import Usage
+from deploy.proof import report
 from deploy.proof.audit import Booked, compare
 
 RATES = Rates(Decimal(1), Decimal("0.1"), Decimal("1.25"), Decimal(2), Decimal(5))
@@ -101,3 +102,7 @@ def test_an_estimate_of_what_the_provider_counts_nothing_of_is_the_platforms() -
     sums = compared.providers["anthropic"]
     assert compared.differences == []
     assert (sums.ledger, sums.cut, sums.cut_calls, sums.difference) == (2 * COST, -COST, 1, Decimal(0))
+
+
+def test_where_there_are_no_books_nothing_is_proved() -> None:
+    assert report.differences([]) == ["there are no books of what was asked for: nothing is proved"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from asyncpg import Record
+from pydantic import ValidationError
 
 from billing import correction_records, handlers, metrics, repository
 from billing.correcting import Correction
@@ -110,13 +111,28 @@ async def _sweep(connection: Connection, sweep: Sweep, *, void: bool) -> Swept:
 
 async def _give_up(connection: Connection, sweep: Sweep) -> tuple[Sequence[Record], handlers.Outcome | None]:
     doubtful = await connection.fetch(LOCK_DOUBTFUL, timedelta(seconds=sweep.doubt), sweep.size)
-    records = [salvage(dict(hold)) for hold in doubtful if hold["received"] is not None]
-    await connection.execute(NOTE_POLICY, [record.attempt_id for record in records], "received")
-    salvaged = await handlers.settle(connection, records) if records else None
-    voided = [hold for hold in doubtful if hold["received"] is None]
+    records = [record for hold in doubtful if (record := _salvaged(hold))]
+    found = {record.attempt_id for record in records}
+    voided = [hold for hold in doubtful if hold["attempt_id"] not in found]
+    await connection.execute(NOTE_POLICY, list(found), "received")
     await connection.execute(NOTE_POLICY, [hold["attempt_id"] for hold in voided], "platform_pays")
+    # For all their tenants at once: one after the other, settled ones and then voided ones, is not everyone's order.
+    await connection.execute(repository.QUEUE, [hold["attempt_id"] for hold in doubtful])
+    salvaged = await handlers.settle(connection, records) if records else None
     await repository.void(connection, [hold["attempt_id"] for hold in voided])
     return voided, salvaged
+
+
+def _salvaged(hold: Record) -> UsageRecorded | None:
+    """The record of what was received; None where that is nothing, or says nothing that can be read."""
+    if hold["received"] is None:
+        return None
+    try:
+        return salvage(dict(hold))
+    except (KeyError, TypeError, ValidationError) as error:
+        # One hold, of a worker that writes it in another way, must not keep all others in doubt.
+        _log.error("hold.unreadable_remains", error=repr(error), **_names(hold))
+        return None
 
 
 def salvage(hold: Mapping[str, Any]) -> UsageRecorded:

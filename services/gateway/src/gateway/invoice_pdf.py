@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fpdf import FPDF, FontFace
 from fpdf.enums import TableBordersLayout
+
+from common.errors import Unavailable
+
+MOST_LINES = 2000
+"""What is drawn of a month at most: beyond it nobody reads pages, and drawing takes the processor from all others."""
+_PATIENCE_SECONDS = 20.0
 
 _HEADING = ("What", "Agent", "User", "Calls", "Input tokens", "Output tokens", "USD")
 _WIDTHS = (40, 20, 42, 13, 22, 24, 27)
@@ -33,6 +40,31 @@ class _Pages(FPDF):
         self.set_text_color(*_GREY)
         self.cell(0, 8, f"{self._foot}, page {self.page_no()} of {{nb}}", align="C")
         self.set_text_color(0)
+
+
+class TooManyLinesError(Exception):
+    """The month has more lines than are drawn."""
+
+
+class Printer:
+    """Draws one month at a time, beside the loop: a month of thousands of lines takes seconds of the processor."""
+
+    def __init__(self) -> None:
+        self._one_at_a_time = asyncio.Lock()
+
+    async def drawn(self, month: Mapping[str, Any], tenant: str) -> bytes:
+        """See `as_pdf`. Raises `TooManyLinesError`, or `Unavailable` where too many others are drawn before."""
+        if sum(len(document["lines"]) for document in month["documents"]) > MOST_LINES:
+            raise TooManyLinesError
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._one_at_a_time.acquire()
+        except TimeoutError as error:
+            raise Unavailable("too many invoices are being drawn") from error
+        drawing = asyncio.ensure_future(asyncio.to_thread(as_pdf, month, tenant))
+        # Not before it is over, though whoever asked for it may be gone: a thread cannot be cut.
+        drawing.add_done_callback(lambda _: self._one_at_a_time.release())
+        return await asyncio.shield(drawing)
 
 
 def as_pdf(month: Mapping[str, Any], tenant: str) -> bytes:

@@ -18,6 +18,7 @@ from gateway.views import plain
 # All that is read of a month is read as of one moment: what is settled meanwhile would look like a difference.
 _ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _BOOKS = "SELECT tenant_id, month FROM billing.books($1, $2, $3, $4, $5)"
+_THERE = "SELECT EXISTS (SELECT FROM identity.tenants WHERE tenant_id = identity.current_tenant())"
 _SUMS = "SELECT * FROM billing.proof_sums(identity.current_tenant(), $1)"
 _CAPS = """
 SELECT DISTINCT ON (scope) scope, count(*) OVER s AS periods, (sum(holds) OVER s)::bigint AS holds,
@@ -61,6 +62,14 @@ class Proofs:
         async with self._database.statement() as connection:
             rows = await connection.fetch(_BOOKS, asked.tenant_id, asked.month, tenant, month, asked.limit + 1)
         return [(row["tenant_id"], row["month"]) for row in rows]
+
+    async def is_there(self, tenant_id: UUID) -> bool:
+        """Whether there is such a tenant. Raises `StoreUnavailable`."""
+        return await self._database.within(self._is_there(tenant_id))
+
+    async def _is_there(self, tenant_id: UUID) -> bool:
+        async with self._database.as_tenant(tenant_id) as connection:
+            return bool(await connection.fetchval(_THERE))
 
     async def prove(self, tenant_id: UUID, month: date) -> dict[str, Any]:
         """One tenant's month. Raises `StoreUnavailable`."""

@@ -22,6 +22,7 @@ from agent_worker.providers.base import (
     Turn,
 )
 from agent_worker.providers.connections import http_client
+from agent_worker.providers.counts import unnamed
 from agent_worker.providers.errors import (
     BROKEN,
     from_status,
@@ -162,6 +163,7 @@ def _usage(counted: Any, before: Usage) -> Usage:
         reasoning_tokens=min(reasoning, _newer(counted.output_tokens, before.output_tokens)),
         server_tool_calls=_tool_counts(tools) if tools is not None else before.server_tool_calls,
         service_tier=getattr(counted, "service_tier", None) or before.service_tier,
+        **{**(before.model_extra or {}), **unnamed(counted, "inference_geo", "speed")},
     )
 
 

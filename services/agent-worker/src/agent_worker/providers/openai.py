@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 
 from agent_worker.providers.base import ProviderError
 from agent_worker.providers.connections import http_client
+from agent_worker.providers.counts import unnamed
 from agent_worker.providers.errors import BROKEN, from_status, refused_request, timed_out, unavailable, unsent
 from agent_worker.providers.schemas import closed, is_strict
 from common.contracts.usage import Usage
@@ -39,8 +40,11 @@ async def connect(client: AsyncOpenAI) -> None:
         raise translate(error) from error
 
 
-def usage(input_tokens: int, output_tokens: int, input_details: Any, output_details: Any) -> Usage:
-    """OpenAI counts what was read from and written to the cache as a part of the input: it is taken out here."""
+def usage(counted: Any, input_tokens: int, output_tokens: int, input_details: Any, output_details: Any) -> Usage:
+    """OpenAI counts what was read from and written to the cache as a part of the input: it is taken out here.
+
+    The two APIs name the parts of what is `counted` differently.
+    """
     read = getattr(input_details, "cached_tokens", None) or 0
     written = getattr(input_details, "cache_write_tokens", None) or 0
     return Usage(
@@ -49,6 +53,7 @@ def usage(input_tokens: int, output_tokens: int, input_details: Any, output_deta
         cache_write_5m_tokens=written,
         output_tokens=output_tokens,
         reasoning_tokens=min(output_tokens, getattr(output_details, "reasoning_tokens", None) or 0),
+        **{**unnamed(input_details), **unnamed(output_details), **unnamed(counted)},
     )
 
 

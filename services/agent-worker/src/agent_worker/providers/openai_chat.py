@@ -91,6 +91,7 @@ async def _pieces(chunks: AsyncIterator[Any], meter: CallMeter) -> AsyncGenerato
 
 def _usage(counted: Any) -> Usage:
     return sdk.usage(
+        counted,
         counted.prompt_tokens,
         counted.completion_tokens,
         counted.prompt_tokens_details,

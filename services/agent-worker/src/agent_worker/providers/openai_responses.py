@@ -88,7 +88,11 @@ def _finish(response: Any, meter: CallMeter) -> None:
     if response.usage is not None:
         counted = response.usage
         meter.usage = sdk.usage(
-            counted.input_tokens, counted.output_tokens, counted.input_tokens_details, counted.output_tokens_details
+            counted,
+            counted.input_tokens,
+            counted.output_tokens,
+            counted.input_tokens_details,
+            counted.output_tokens_details,
         )
         meter.final = True
     if response.status == "incomplete":

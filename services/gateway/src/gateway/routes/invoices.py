@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -15,7 +14,7 @@ from gateway import problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_parameter
 from gateway.invoice_documents import InvoiceByLabel, InvoiceList, InvoiceMonth, as_csv
-from gateway.invoice_pdf import as_pdf
+from gateway.invoice_pdf import MOST_LINES, Printer, TooManyLinesError
 from gateway.invoice_records import Invoices
 from gateway.principals import Principals
 from gateway.routes.admin import Administration, admin_router
@@ -43,7 +42,7 @@ class Pdf(Response):
 
 def invoicing(principals: Principals, invoices: Invoices) -> APIRouter:
     """The tenant's own."""
-    router = APIRouter(tags=["invoices"], dependencies=[SECURED])
+    router, printer = APIRouter(tags=["invoices"], dependencies=[SECURED]), Printer()
 
     @router.get("/v1/invoices", summary="Invoices, credit notes and drafts", responses=_LIST | problem_responses())
     async def listed(request: Request) -> Response:
@@ -81,7 +80,8 @@ def invoicing(principals: Principals, invoices: Invoices) -> APIRouter:
     async def pages(request: Request, month: Month) -> Response:
         """Each document on pages of its own."""
         principal = await principals.authenticate(request.headers.get("authorization"))
-        return await _pages(_found(await invoices.month(principal.tenant_id, _begun(month))), principal.tenant_id)
+        document = _found(await invoices.month(principal.tenant_id, _begun(month)))
+        return await _pages(printer, document, principal.tenant_id)
 
     @router.get(
         "/v1/invoices/{month}/labels/{label}",
@@ -98,7 +98,7 @@ def invoicing(principals: Principals, invoices: Invoices) -> APIRouter:
 
 def invoices_of_tenants(administration: Administration, invoices: Invoices) -> APIRouter:
     """Any tenant's, for those who have the admin key."""
-    router = admin_router(administration)
+    router, printer = admin_router(administration), Printer()
 
     @router.get(
         "/tenants/{tenant_id}/invoices",
@@ -132,7 +132,7 @@ def invoices_of_tenants(administration: Administration, invoices: Invoices) -> A
         responses=problem_responses("not-found", "too-large", "invalid-request"),
     )
     async def pages(tenant_id: UUID, month: Month) -> Response:
-        return await _pages(_found(await invoices.month(tenant_id, _begun(month))), tenant_id)
+        return await _pages(printer, _found(await invoices.month(tenant_id, _begun(month))), tenant_id)
 
     @router.get(
         "/tenants/{tenant_id}/invoices/{month}/labels/{label}",
@@ -145,10 +145,13 @@ def invoices_of_tenants(administration: Administration, invoices: Invoices) -> A
     return router
 
 
-async def _pages(document: dict[str, Any], tenant_id: UUID) -> Response:
-    """Drawn beside the loop: a month of thousands of lines takes seconds."""
+async def _pages(printer: Printer, document: dict[str, Any], tenant_id: UUID) -> Response:
     name = f'attachment; filename="invoice-{document["month"]}.pdf"'
-    return Pdf(await asyncio.to_thread(as_pdf, document, str(tenant_id)), headers={"Content-Disposition": name})
+    try:
+        return Pdf(await printer.drawn(document, str(tenant_id)), headers={"Content-Disposition": name})
+    except TooManyLinesError:
+        reason = f"has more than {MOST_LINES:,} lines, which are not drawn: take lines.csv, which has all of them"
+        raise invalid_parameter("month", reason) from None
 
 
 async def _by_label(invoices: Invoices, tenant_id: UUID, month: date, label: str) -> Response:

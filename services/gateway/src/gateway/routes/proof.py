@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from gateway import problems
 from gateway.documentation import problem_responses
 from gateway.failures import invalid_parameter
 from gateway.proof_documents import ProofPage
@@ -34,6 +35,8 @@ def proving(administration: Administration, proofs: Proofs) -> APIRouter:
     ) -> Response:
         """Each month is read as of one moment, so it agrees while work goes on. A difference is always a fault."""
         asked = Asked(tenant_id, _month("month", month) if month else None, _place(after) if after else None, limit)
+        if tenant_id is not None and not await proofs.is_there(tenant_id):
+            raise problems.NOT_FOUND.problem("There is no such tenant.")
         books, as_of = await proofs.books(asked), datetime.now(UTC)
         items = [await proofs.prove(tenant, begun) for tenant, begun in books[:limit]]
         last = "{tenant_id}.{month}".format_map(items[-1]) if len(books) > limit else None

@@ -18,6 +18,7 @@ from gateway.failures import invalid_parameter
 from gateway.principals import Principals
 from gateway.routes.admin import Administration, admin_router
 from gateway.routes.raw import SECURED, Json
+from gateway.schemas import Text
 from gateway.usage import DIMENSIONS, MOST_ROWS, Grouping, TooManyRowsError, UsageReport
 from gateway.usage_exports import Chunks, as_csv, as_json_lines
 
@@ -27,7 +28,7 @@ To = Annotated[date | None, Query(description="last day, UTC, included; default:
 GroupBy = Annotated[
     str, Query(max_length=100, description=f"some of {', '.join(DIMENSIONS)}, in their order", examples=["agent,label"])
 ]
-Label = Annotated[str | None, Query(max_length=200, description="with `label`: the key of the tasks' metadata")]
+Label = Annotated[Text | None, Query(max_length=200, description="with `label`: the key of the tasks' metadata")]
 _REPORT: dict[int | str, dict[str, Any]] = {200: {"model": documents.UsageReport}}
 
 
@@ -144,6 +145,8 @@ async def _of(found: Awaitable[Any]) -> Any:
 def _period(from_: date | None, to: date | None) -> tuple[date, date]:
     last = to or datetime.now(UTC).date()
     first = from_ or last.replace(day=1)
+    if last == date.max:
+        raise invalid_parameter("to", "must be a day that has a next one")
     if not 0 <= (last - first).days <= _LONGEST_DAYS:
         raise invalid_parameter("from", f"must be at most {_LONGEST_DAYS} days before `to`")
     return first, last
