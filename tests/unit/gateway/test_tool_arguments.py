@@ -54,8 +54,8 @@ def test_a_pattern_keeps_nobody_busy(hostile: dict[str, Any]) -> None:
 
 def _doubling(levels: int) -> dict[str, Any]:
     """Each part is to be checked twice by the one before."""
-    parts = {str(n): {keyword: [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n, keyword in enumerate(["allOf", "anyOf"] * levels)}
-    return {"$defs": {**parts, str(2 * levels): {"type": "string"}}, "$ref": "#/$defs/0"}
+    parts = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": {**parts, str(levels): {"type": "object"}}, "$ref": "#/$defs/0"}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Changed arguments of a tool call, held against the tool's schema.
 
 The schema may be a stranger's, from an MCP server, made to keep a process busy for hours: nothing that it refers to is
-fetched, a check has so much to read and no more, and what is not named here, patterns above all, is left to whoever runs
-the tool.
+fetched, a check has so much to read and no more, and what is not named here, patterns above all, is left to whoever
+runs the tool.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from referencing.exceptions import Unresolvable
 _MOST_ERRORS = 20
 _CHECKED = frozenset(
     {
-        "$ref", "additionalProperties", "allOf", "anyOf", "const", "enum", "exclusiveMaximum", "exclusiveMinimum", "items",
-        "maxItems", "maxLength", "maxProperties", "maximum", "minItems", "minLength", "minProperties", "minimum",
-        "multipleOf", "oneOf", "prefixItems", "properties", "required", "type",
+        "$ref", "additionalProperties", "allOf", "anyOf", "const", "enum", "exclusiveMaximum", "exclusiveMinimum",
+        "items", "maxItems", "maxLength", "maxProperties", "maximum", "minItems", "minLength", "minProperties",
+        "minimum", "multipleOf", "oneOf", "prefixItems", "properties", "required", "type",
     }
 )  # fmt: skip
 # In units of about thirty nanoseconds, in which a character is read: a quarter of a second.
@@ -64,8 +64,11 @@ class _Work:
         return _STEP * _length(value)
 
     def _measure(self, part: object) -> int:
-        inner: list[object] = [*part, *part.values()] if isinstance(part, dict) else part if isinstance(part, list) else []
-        size = sum(map(self._measure, inner)) + (len(part) if isinstance(part, str) else 1)
+        size = len(part) if isinstance(part, str) else 1
+        if isinstance(part, dict):
+            size += sum(map(self._measure, part)) + sum(map(self._measure, part.values()))
+        elif isinstance(part, list):
+            size += sum(map(self._measure, part))
         self._sizes[id(part)] = size
         return size
 
