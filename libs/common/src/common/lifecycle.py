@@ -65,6 +65,7 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+    gc.enable()
 
 
 async def stop(*tasks: asyncio.Task[object], deadline: float = 5.0) -> None:
