@@ -10,9 +10,11 @@ else up, and one that was restarted is simply there again.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import anyio
 import httpcore2
@@ -76,17 +78,27 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
+# Made once: reading all authorities takes twenty milliseconds, in which nothing else of the worker moves.
+@cache
+def _trust() -> ssl.SSLContext:
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+@cache
+def _guarded_trust() -> ssl.SSLContext:
+    return httpcore2.default_ssl_context()
+
+
 class Transport(httpx2.AsyncHTTPTransport):
     """HTTP whose connections a guard makes, where there is one."""
 
     def __init__(self, guard: Guard | None) -> None:
-        super().__init__(trust_env=False)
+        trust = _trust() if guard is None else _guarded_trust()
+        super().__init__(verify=trust, trust_env=False)
         self._allowance = _Allowance()
         if guard is not None:
             # The one place where the client can be told who connects; a test holds it to that.
-            self._pool = httpcore2.AsyncConnectionPool(
-                ssl_context=httpcore2.default_ssl_context(), network_backend=guard, max_connections=4
-            )
+            self._pool = httpcore2.AsyncConnectionPool(ssl_context=trust, network_backend=guard, max_connections=4)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See `AsyncHTTPTransport`."""
