@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx2
 import orjson
 import pytest
 
-from agent_worker.providers.base import CallMeter, ModelRequest, Piece, TextDelta, ToolCall, TransientError, Turn
+from agent_worker.providers.anthropic import AnthropicMessages
+from agent_worker.providers.base import (
+    CallMeter,
+    ModelRequest,
+    Piece,
+    Provider,
+    TextDelta,
+    ToolCall,
+    TransientError,
+    Turn,
+)
 from agent_worker.providers.openai import client
 from agent_worker.providers.openai_chat import OpenAIChat
 
@@ -38,6 +48,30 @@ async def endpoint(chunks: Sequence[object]) -> AsyncIterator[str]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+@asynccontextmanager
+async def raw(*parts: bytes) -> AsyncIterator[str]:
+    """Answers whatever it is asked with these bytes, each part once the one before has surely been read."""
+    answering: set[asyncio.Task[Any]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(cast(asyncio.Task[Any], asyncio.current_task()))
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            for number, part in enumerate(parts):
+                await asyncio.sleep(0.2 if number else 0)
+                writer.write(part)
+                await writer.drain()
+        except ConnectionError:  # whoever asked has heard enough
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        await asyncio.wait(answering)
 
 
 async def ask(chunks: Sequence[object]) -> tuple[list[Piece], CallMeter]:
@@ -90,6 +124,39 @@ async def test_a_tool_call_without_usage() -> None:
 async def test_what_is_no_answer_is_a_broken_one(chunks: Sequence[object]) -> None:
     with pytest.raises(TransientError):
         await ask(chunks)
+
+
+FRAMED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+CHUNKED = FRAMED + b"transfer-encoding: chunked\r\n\r\n"
+SAID = b"data: " + orjson.dumps(chunk({"content": "hi"})) + b"\n\n"
+FIRST = b"%x\r\n%b\r\n" % (len(SAID), SAID)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (CHUNKED + FIRST, b"no size\r\n"),
+        (CHUNKED + FIRST, b"5\r\nabcdexxxx\r\n"),
+        (CHUNKED + FIRST + b"no size\r\n",),
+        (CHUNKED + FIRST,),
+        (FRAMED + b"content-length: 100000\r\n\r\n" + SAID,),
+        (FRAMED + b"content-encoding: gzip\r\nconnection: close\r\n\r\n" + SAID,),
+        (b"HTTP/1.1 two hundred\r\n\r\n",),
+        (FRAMED + b"x" * 20_000 + b": long\r\n\r\n",),
+        (b"",),
+    ],
+    ids=["no size", "another size", "at once", "cut", "short", "not compressed", "no status", "a long name", "nothing"],
+)
+@pytest.mark.parametrize("sdk", [AnthropicMessages, lambda *terms: OpenAIChat(client(*terms))], ids=["claude", "gpt"])
+async def test_what_is_no_http_is_a_broken_answer(sdk: Callable[..., Provider], parts: tuple[bytes, ...]) -> None:
+    async with raw(*parts) as url:
+        provider = sdk("k", url, httpx2.Timeout(3.0), 1)
+        request = ModelRequest("m", "", (Turn("user", ({"type": "text", "text": "x"},)),), (), 10, None, uuid4())
+        try:
+            with pytest.raises(TransientError):
+                _ = [piece async for piece in provider.stream(request, CallMeter())]
+        finally:
+            await provider.close()
 
 
 async def test_a_refusal_is_told_and_is_no_ordinary_end() -> None:

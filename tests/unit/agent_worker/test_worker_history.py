@@ -121,6 +121,9 @@ class _Free:
     def record(self, attempt: Any, step: int, meter: CallMeter) -> None:
         """Nothing to do."""
 
+    async def confirmed(self) -> None:
+        """See `Calls.confirmed`."""
+
 
 @pytest.mark.parametrize("tools", [_NO_TOOLS, Toolbox(builtin_tools())], ids=["no tools", "tools"])
 @given(SUMMED, _TEXT, _TEXT, st.integers(200, 9000))

@@ -51,6 +51,7 @@ class Books:
     bounds: list[int] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
+    durable: int = 0
 
     async def begin(self, step: int, served: Served, input_bound: int, input_estimate: int) -> UUID:
         for _ in range(self.turns):
@@ -68,6 +69,10 @@ class Books:
 
     def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
         self.recorded.append((attempt, meter))
+
+    async def confirmed(self) -> None:
+        """See `Calls.confirmed`."""
+        self.durable = len(self.recorded)
 
     def check(self) -> None:
         assert [attempt for attempt, _ in self.recorded] == self.begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import json
@@ -10,17 +11,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+import aiohttp
 import anthropic
 import httpx2
 import openai
 import pytest
+from aiohttp.http_exceptions import TransferEncodingError
 from anthropic import _exceptions as anthropic_errors
 from openai import _exceptions as openai_errors
 
 from agent_worker.providers import anthropic as claude
 from agent_worker.providers import openai as gpt
 from agent_worker.providers.base import PermanentError, ProviderError, TransientError
-from agent_worker.providers.errors import from_status
+from agent_worker.providers.errors import BROKEN, from_status
 
 REQUEST = httpx2.Request("POST", "http://provider.test/v1")
 TRANSIENT, PERMANENT = TransientError, PermanentError
@@ -186,10 +189,15 @@ def test_the_classes_that_anthropic_makes_of_error_codes_go_by_their_status() ->
         AttributeError("'NoneType' object has no attribute 'text'"),
         TypeError("'NoneType' object is not iterable"),
         KeyError(3),
+        aiohttp.ServerDisconnectedError(),
+        TransferEncodingError("no size"),
+        ConnectionResetError("gone"),
+        asyncio.IncompleteReadError(b"", 5),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_a_broken_answer_may_be_whole_the_next_time(error: Exception) -> None:
+    assert isinstance(error, BROKEN)
     assert isinstance(claude.translate(error), TransientError)
     assert isinstance(gpt.translate(error), TransientError)
 

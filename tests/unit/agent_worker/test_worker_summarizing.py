@@ -118,6 +118,19 @@ async def test_half_of_the_room_is_freed_and_the_next_run_uses_what_there_is() -
     assert shelf.summary == Summary(later.dropped, "more")
 
 
+async def test_none_is_kept_before_its_call_is_accounted_for() -> None:
+    calls = Books()
+
+    class Watched(Shelf):
+        async def keep(self, task: UUID, fence: int, summary: Summary) -> None:
+            assert (len(calls.recorded), calls.durable) == (1, 1)
+            await super().keep(task, fence, summary)
+
+    shelf = Watched([exchange(n) for n in range(1, 9)])
+    await summarizer(shelf, calls=calls).history(ROOM)
+    assert shelf.summary is not None
+
+
 @pytest.mark.parametrize(
     "calls",
     [

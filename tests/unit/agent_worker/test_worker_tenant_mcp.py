@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx2
 import pytest
 
 from agent_worker.mcp.remembering import Remembering
 from agent_worker.mcp.server import Auth, Registered, Server
 from agent_worker.mcp.servers import McpServers, Tenants
+from agent_worker.mcp.transport import TooLargeError, Transport
 from agent_worker.providers.base import ToolCall
 from agent_worker.tools.base import Tool, Toolbox, ToolResult
 from agent_worker.tools.builtin import builtin_tools
@@ -21,7 +24,7 @@ from agent_worker.tools.guard import Guard
 from common.catalogue import Agent, Approvals, McpServer
 from common.errors import StoreUnavailable
 from tests.unit.agent_worker.mcp_serving import over_http
-from tests.unit.agent_worker.web import moved, serving, silence
+from tests.unit.agent_worker.web import moved, page, serving, silence
 
 SECONDS = 60.0
 TENANT = uuid4()
@@ -115,6 +118,23 @@ async def test_what_a_server_says_of_its_tools_is_believed_where_the_tenant_does
         assert (box.asks(add), box.asks(send)) == asks
     box = await boxed(mcp(Registry(server(address))), approvals=Approvals(tools="side_effects"))
     assert box.asks(add), "the agent's own rule counts too"
+
+
+async def test_an_answer_that_is_larger_than_it_looks_is_not_read() -> None:
+    bomb = page(gzip.compress(b" " * 50_000_000), "application/json", Content_Encoding="gzip")
+    async with serving({"/mcp": bomb}) as web:
+        box = await boxed(mcp(Registry(server(f"http://127.0.0.1:{web.port}/mcp"))))
+    assert "CompressedError" in str(box.missing)
+
+
+async def test_what_is_read_of_a_connections_answers_is_bounded_for_all_of_them_together() -> None:
+    async with (
+        serving({"/": page(b"x" * 3_000_000)}) as web,
+        httpx2.AsyncClient(transport=Transport(Guard(allowed=HERE)), trust_env=False) as client,
+    ):
+        assert len((await client.get(f"http://127.0.0.1:{web.port}/")).content) == 3_000_000
+        with pytest.raises(TooLargeError):
+            await client.get(f"http://127.0.0.1:{web.port}/")
 
 
 async def test_who_asks_is_told_in_the_header_and_shown_nowhere(address: str) -> None:

@@ -32,9 +32,59 @@ def test_no_more_than_twenty_are_told() -> None:
     assert len(misfits({str(n): n for n in range(100)}, many)) == 20
 
 
-def test_a_pattern_keeps_nobody_busy() -> None:
-    hostile = {"type": "object", "properties": {"to": {"type": "string", "pattern": "^(a+)+$"}}}
-    assert misfits({"to": "a" * 50 + "!"}, hostile) == []
+SLOW = "^(a+)+$"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"properties": {"to": {"type": "string", "pattern": SLOW}}},
+        {"patternProperties": {SLOW: {}}},
+        {"patternProperties": {SLOW: {}}, "additionalProperties": False},
+        {"patternProperties": {SLOW: {}}, "unevaluatedProperties": False},
+        {"propertyNames": {"pattern": SLOW}},
+        {"properties": {"to": {"$schema": "https://json-schema.org/draft/2020-12/schema", "pattern": SLOW}}},
+    ],
+    ids=lambda schema: " ".join(schema),
+)
+def test_a_pattern_keeps_nobody_busy(hostile: dict[str, Any]) -> None:
+    slow = "a" * 50 + "!"
+    assert misfits({"to": slow, slow: 1}, {"type": "object", **hostile}) == []
+
+
+def _doubling(levels: int) -> dict[str, Any]:
+    """Each part is to be checked twice by the one before."""
+    parts = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": {**parts, str(levels): {"type": "object"}}, "$ref": "#/$defs/0"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hostile"),
+    [
+        ({"to": "ann"}, _doubling(40)),
+        ({"to": "x" * 100_000}, {"anyOf": [{"properties": {"to": {"type": "integer"}}}] * 400}),
+        ({"to": [0] * 60_000}, {"properties": {"to": {"items": {"enum": list(range(3_000, -1, -1))}}}}),
+        ({"to": [0] * 60_000}, {"properties": {"to": {"allOf": [{"items": {}}] * 1_000}}}),
+    ],
+    ids=["references that double", "long errors", "many words", "many looks at nothing"],
+)
+def test_a_check_without_end_is_given_up(arguments: dict[str, Any], hostile: dict[str, Any]) -> None:
+    ((path, reason),) = misfits(arguments, hostile)
+    assert path == []
+    assert "takes too long" in reason
+
+
+def test_whether_a_long_list_has_all_different_things_is_not_asked() -> None:
+    mixed = [{"n": n} if n % 2 else n for n in range(20_000)]
+    assert misfits({"to": mixed}, {"properties": {"to": {"uniqueItems": True}}}) == []
+
+
+def test_what_is_long_and_honest_is_checked() -> None:
+    item = {"type": "object", "properties": {"name": {"type": "string"}, "count": {"type": "integer"}}}
+    honest = {"type": "object", "properties": {"items": {"type": "array", "items": {"$ref": "#/$defs/item"}}}}
+    many = [{"name": "x" * 40, "count": n} for n in range(1_000)]
+    assert misfits({"items": many}, {**honest, "$defs": {"item": item}}) == []
+    assert misfits({"to": "x" * 120_000, "copies": 2}, LETTER) == []
 
 
 @pytest.mark.parametrize(

@@ -25,4 +25,8 @@ class Calls(Protocol):
         """The provider begins to answer, and said this of its limits."""
 
     def record(self, attempt: UUID, step: int, meter: CallMeter) -> None:
-        """Account for a call that ended, in whatever way. Nothing that follows from it is durable before that is."""
+        """Account for a call that ended, in whatever way. What follows from it is durable only once that is:
+        see `confirmed`."""
+
+    async def confirmed(self) -> None:
+        """Wait until the account of all calls that have ended is durable."""

@@ -94,6 +94,7 @@ class Summarizer:
             self.log.emit("status", {"status": "running", "step": self.step, "summarizing": None})
             return None
         made = Summary(upto, text)
+        await self.calls.confirmed()
         await until_available(partial(self.repository.summaries.keep, self.task.task_id, self.fence, made))
         return made
 

@@ -12,12 +12,24 @@ from types import MappingProxyType
 
 import aiohttp
 import httpx2
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent_worker.providers.base import Fault, PermanentError, ProviderError, TransientError
 from agent_worker.providers.rate_limits import rate_limits
 
-# What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter.
-BROKEN = (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError)
+# What an answer raises that is not HTTP, or not in the shape the SDK promises: neither SDK checks the latter. Of the
+# connections' own errors some come as they are: those of a stream that is under way, which neither SDK looks at.
+BROKEN = (
+    httpx2.HTTPError,
+    aiohttp.ClientError,
+    HttpProcessingError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 # What the connections themselves raise says more than what the SDKs make of it: to those a server that hangs up on a
