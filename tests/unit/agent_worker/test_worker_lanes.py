@@ -498,11 +498,3 @@ def test_room_is_what_could_begin_now() -> None:
     assert slots.room("pro") == 6, "the slot of the run that has just ended is kept for it"
     slots.paused = frozenset({"pro"})
     assert slots.room("pro") == 0
-
-
-def test_a_large_worker_fills_in_few_steps_and_by_weight() -> None:
-    simulation = Simulation(1000, DEFAULT)
-    simulation.waiting = dict.fromkeys(simulation.slots.held, 1000)
-    simulation.settle()
-    assert simulation.slots.held == {"enterprise": 600, "pro": 300, "free": 100}
-    assert simulation.changes < 100, "one slot at a time"

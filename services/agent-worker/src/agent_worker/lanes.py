@@ -19,9 +19,6 @@ EMPTY_SECONDS = 0.2
 """A tier whose lane was found empty is lent nothing for so long: a slot is idle for a fifth of that time at most."""
 AWAY_SECONDS = 0.5
 """A lane that cannot be consumed is tried again after so long."""
-_PORTIONS = 16
-"""Where several tiers want what is free, each loan is so small a part of it: the last ones are single slots, and put
-right what the first ones left uneven. One slot at a time, a large worker would open consumers for seconds."""
 SPARE_SECONDS = 1.0
 """A loan that nobody else wants is kept so long, for load that comes and goes."""
 
@@ -233,8 +230,7 @@ class Slots:
         if (most := min(self.free, self._lendable)) <= 0:
             unused = [loan for loan in self.loans if loan.on_credit]
             return TakeBack(unused[0]) if unused else None
-        portion = most if len(hungry) == 1 else max(1, most // _PORTIONS)
-        return Lend(min(hungry, key=self._standing), min(portion, self._largest_loan))
+        return Lend(min(hungry, key=self._standing), min(most, self._largest_loan) if len(hungry) == 1 else 1)
 
     def _credited(self, now: float) -> Lend | None:
         """One slot more for the poorest tier that may soon need it, while another has too much."""
